@@ -1,0 +1,40 @@
+# Everything a contributor runs. CI runs `make lint` and `make test`, and nothing else.
+.PHONY: run test lint bench cli clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLI_VERSION := 2.1.329
+CLI := .cli/node_modules/.bin/claude
+
+run: $(VENV)/.run
+	@sh scripts/cli.sh $(CLI_VERSION)
+	@exec $(BIN)/python -m stack
+
+test: $(VENV)/.test cli
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.test cli
+	$(BIN)/python -m benchmarks
+
+cli:
+	@sh scripts/cli.sh $(CLI_VERSION)
+
+$(VENV)/.run: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.test: requirements.txt requirements-test.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	@touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) .cli state

@@ -1,0 +1,24 @@
+"""HTTP in, SSE out: the API. `create_app` is wiring only."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from app.services import Services
+
+
+def create_app(services: "Services") -> "Flask":
+    """The WSGI application on these services; it starts nothing by itself."""
+    # Imported here: `python -m app` loads this package before it can patch the standard library.
+    from flask import Flask
+
+    from app import chat, failures, health, models, runs
+
+    app = Flask("heartline")
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    for noun in (chat, models, runs, health):
+        app.register_blueprint(noun.routes(services))
+    failures.register(app)
+    return app

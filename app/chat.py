@@ -1,0 +1,81 @@
+"""POST /v1/chat/completions: a question in, the answer as a stream or whole."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import msgspec
+from flask import Blueprint, Response, g, request
+
+from app import failures, sse
+from app.auth import required
+from app.dialects.openai_chat import ChatBody, ChatStream, completion, error_object, parse
+from app.intake import read_body
+from app.services import Services
+from app.whole import Silent, Whole
+from core.errors import HeartlineError
+from core.events import Completed, Failed
+from core.run import Run
+from core.sentences import sentence
+
+
+def routes(services: Services) -> Blueprint:
+    blueprint = Blueprint("chat", __name__)
+    settings = services.settings
+
+    @blueprint.post("/v1/chat/completions")
+    @required(services.api_keys)
+    def create() -> Response:
+        body = read_body(request, ChatBody)
+        asked = parse(body, settings.max_prompt_bytes)
+        run = services.intake.submit(g.owner, body.model, asked)
+        return streamed(run, body.include_usage) if body.stream else whole(run)
+
+    def streamed(run: Run, include_usage: bool) -> Response:
+        dialect = ChatStream(
+            run_id=run.id,
+            created=int(run.created_at),
+            model=run.model,
+            label=services.profiles.get(run.profile).label,
+            include_usage=include_usage,
+            progress="text" if settings.progress == "text" else "none",
+            heartbeat_style=settings.heartbeat_style,
+            language=settings.language,
+        )
+        return Response(services.relay.stream(run, dialect), headers=sse.headers(run.id))
+
+    def whole(run: Run) -> Response:
+        """Real status codes while nothing was sent; from the first heartbeat on, white space and then JSON."""
+        stream = services.relay.stream(run, Silent())
+        for beat in stream:
+            if beat:
+                return Response(
+                    chain([beat], stream, finished(run)), mimetype="application/json", headers={"X-Run-Id": run.id}
+                )
+        answer, failure = outcome(run)
+        response = failures.response(failure) if failure else Response(answer, mimetype="application/json")
+        response.headers["X-Run-Id"] = run.id
+        return response
+
+    def finished(run: Run) -> Iterator[bytes]:
+        yield outcome(run)[0]
+
+    def outcome(run: Run) -> tuple[bytes, HeartlineError | None]:
+        result = Whole.read(services.log, run.id)
+        match result.terminal:
+            case Completed() as terminal:
+                return msgspec.json.encode(completion(run, result.text, terminal)), None
+            case Failed(code=code, message=message):
+                failure = RunFailed(message, code=code)
+            case None:
+                failure = RunFailed(sentence(settings.language, "log_lost"), code="log_lost")
+            case _:
+                failure = RunFailed(sentence(settings.language, "cancelled"), code="cancelled")
+        return msgspec.json.encode(error_object(failure.code or "", failure.message)), failure
+
+    return blueprint
+
+
+class RunFailed(HeartlineError):
+    """The run has ended without an answer."""
+
+    status = 502

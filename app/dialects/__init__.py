@@ -1,0 +1,34 @@
+"""Wire formats: one module each. Pure: a request's body → what to run, an event → the client's bytes.
+
+A dialect's rendering is a function of the event alone, so that its bytes can be shared by all clients
+that watch the same run in the same dialect; two dialects are equal when they render equally.
+"""
+
+from collections.abc import Hashable
+from typing import Protocol
+
+from core.events import AnyEvent, Unrecognised
+
+
+class Dialect(Hashable, Protocol):
+    """How one client reads a run. Every method returns bytes of an event stream, or none at all."""
+
+    def opening(self, *, resumed: bool) -> bytes:
+        """What the client reads at once, before any worker knows of the run."""
+        ...
+
+    def queued(self, place: int) -> bytes:
+        """The run waits; `place` 1 is the next one to start. Not an event: it belongs to the moment."""
+        ...
+
+    def render(self, event: AnyEvent | Unrecognised, data: bytes) -> bytes:
+        """One event; `data` is its encoding in the log. The terminal event ends the stream."""
+        ...
+
+    def heartbeat(self) -> bytes:
+        """A sign of life that changes nothing."""
+        ...
+
+    def lost(self) -> bytes:
+        """The log is gone: the end of the stream, with a clear error."""
+        ...

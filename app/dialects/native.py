@@ -1,0 +1,94 @@
+"""The native dialect: every event as it stands in the log, resumable by its seq."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from app import sse
+from core.errors import InvalidRequest, TooLarge
+from core.events import AnyEvent, Unrecognised
+from core.run import Message, Run, RunRequest
+from core.sentences import sentence
+
+HEARTBEAT = sse.comment(b"heartbeat")
+
+
+@dataclass(frozen=True)
+class NativeStream:
+    """The whole log of one run as Server-Sent Events: `id` is the seq, `event` the type, `data` the JSON."""
+
+    language: str = "en"
+
+    def opening(self, *, resumed: bool) -> bytes:
+        return sse.comment(b"resumed" if resumed else b"watching")
+
+    def queued(self, place: int) -> bytes:
+        return sse.frame(msgspec.json.encode({"place": place}), event=b"queued")
+
+    def render(self, event: AnyEvent | Unrecognised, data: bytes) -> bytes:
+        name = "unrecognised" if isinstance(event, Unrecognised) else event.__struct_config__.tag
+        return sse.frame(data, seq=event.seq, event=str(name).encode())
+
+    def heartbeat(self) -> bytes:
+        return HEARTBEAT
+
+    def lost(self) -> bytes:
+        return sse.frame(msgspec.json.encode({"message": sentence(self.language, "log_lost")}), event=b"lost")
+
+
+def reset(last_seq: int) -> bytes:
+    """Tells a client whose cursor lies behind the end of the log that the stream starts over."""
+    return sse.frame(msgspec.json.encode({"last_seq": last_seq}), event=b"reset")
+
+
+class RunBody(msgspec.Struct, frozen=True):
+    """The body of `POST /v1/runs`: `prompt`, or `messages` that end with the user's."""
+
+    model: str | None = None
+    prompt: str | None = None
+    system: str = ""
+    messages: tuple[Message, ...] = ()
+
+
+def parse(body: RunBody, max_prompt_bytes: int) -> RunRequest:
+    """What to run. Raises `InvalidRequest` or `TooLarge`, naming the field."""
+    if (body.prompt is None) == (not body.messages):
+        raise InvalidRequest("Give either 'prompt' or 'messages'.", param="prompt")
+    messages = body.messages or (Message("user", body.prompt or ""),)
+    for i, message in enumerate(messages):
+        if message.role not in ("user", "assistant"):
+            raise InvalidRequest(
+                f"messages[{i}].role: expected 'user' or 'assistant'; system text goes into 'system'.",
+                param=f"messages[{i}].role",
+            )
+    return checked(RunRequest(messages=messages, system=body.system), max_prompt_bytes)
+
+
+def checked(request: RunRequest, max_prompt_bytes: int) -> RunRequest:
+    """The same request, if it ends with a user's text and is not too large; any dialect's last step."""
+    last = request.messages[-1]
+    if last.role != "user" or not last.text.strip():
+        raise InvalidRequest("The last message must be a user's, and not empty.", param="messages")
+    size = len(request.system.encode()) + sum(len(message.text.encode()) for message in request.messages)
+    if size > max_prompt_bytes:
+        raise TooLarge(
+            f"The messages are {size} bytes together; this server takes {max_prompt_bytes} "
+            "(HEARTLINE_MAX_PROMPT_BYTES). Shorten them, or start a new chat.",
+            param="messages",
+        )
+    return request
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """A run as clients see it. Times are Unix seconds."""
+    return {
+        "id": run.id,
+        "object": "run",
+        "status": run.status.value,
+        "model": run.model,
+        "profile": run.profile,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+    }

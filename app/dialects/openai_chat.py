@@ -1,0 +1,272 @@
+"""OpenAI's chat completions: the request's form, the chunks of a stream, the whole message.
+
+https://platform.openai.com/docs/api-reference/chat
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from app import sse
+from app.dialects.native import checked
+from core import events
+from core.errors import InvalidRequest
+from core.events import AnyEvent, Unrecognised, Usage
+from core.run import Message, Run, RunRequest
+from core.sentences import sentence
+
+DONE = sse.frame(b"[DONE]")
+HEARTBEAT = sse.comment(b"heartbeat")
+
+_FINISH_REASONS = {"max_tokens": "length", "refusal": "content_filter"}
+
+# --- the request ----------------------------------------------------------------------------------
+
+
+class Part(msgspec.Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class Function(msgspec.Struct, frozen=True):
+    name: str = ""
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    id: str = ""
+    function: Function = Function()
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | tuple[Part, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class ChatBody(msgspec.Struct, frozen=True):
+    """What is read of a request's body; fields that are not here are tolerated and change nothing."""
+
+    messages: tuple[ChatMessage, ...]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    modalities: tuple[str, ...] | None = None
+    tool_choice: Any = None
+    function_call: Any = None
+    response_format: Any = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+def parse(body: ChatBody, max_prompt_bytes: int) -> RunRequest:
+    """What to run. Raises `InvalidRequest` or `TooLarge`, naming the field."""
+    _refuse_what_cannot_be_honoured(body)
+    if not body.messages:
+        raise InvalidRequest("messages: expected at least one message.", param="messages")
+    system: list[str] = []
+    turns: list[Message] = []
+    for i, message in enumerate(body.messages):
+        text = _text(message, f"messages[{i}]")
+        if message.role in ("system", "developer"):
+            system.append(text)
+        elif text.strip():
+            turns.append(Message("assistant" if message.role == "assistant" else "user", text))
+    last = body.messages[-1]
+    if last.role != "user" or not turns or not _text(last, "messages").strip():
+        where = f"messages[{len(body.messages) - 1}]"
+        raise InvalidRequest(f"{where}: the last message must be a user's, and not empty.", param=where)
+    return checked(RunRequest(messages=tuple(turns), system="\n\n".join(filter(None, system))), max_prompt_bytes)
+
+
+def _refuse_what_cannot_be_honoured(body: ChatBody) -> None:
+    refused = {
+        "n": body.n not in (None, 1) and "Heartline gives one answer per request.",
+        "logprobs": body.logprobs and "the Claude CLI does not report probabilities.",
+        "top_logprobs": body.top_logprobs and "the Claude CLI does not report probabilities.",
+        "modalities": "audio" in (body.modalities or ()) and "answers are text.",
+        "tool_choice": body.tool_choice not in (None, "auto", "none")
+        and "the agent uses its own tools; functions of the client cannot be forced.",
+        "function_call": body.function_call not in (None, "auto", "none")
+        and "the agent uses its own tools; functions of the client cannot be forced.",
+        "response_format": _format_type(body.response_format) != "text"
+        and "answers are text; ask for JSON in the prompt.",
+    }
+    for name, why in refused.items():
+        if why:
+            raise InvalidRequest(f"{name}: this value cannot be honoured: {why}", param=name)
+
+
+def _format_type(response_format: Any) -> Any:
+    if response_format is None:
+        return "text"
+    return response_format.get("type") if isinstance(response_format, dict) else response_format
+
+
+def _text(message: ChatMessage, where: str) -> str:
+    """A message as plain text; what has no place in the CLI's history is written out, faithfully."""
+    if isinstance(message.content, str):
+        text = message.content
+    else:
+        parts = message.content or ()
+        text = "\n\n".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(parts))
+    for call in message.tool_calls or ():
+        text += f"\n\n[Called the tool {call.function.name} ({call.id}) with {call.function.arguments}]"
+    if message.role in ("tool", "function"):
+        text = f"[Result of the tool {message.name or message.tool_call_id or ''}]\n{text}"
+    return text.strip() if message.tool_calls else text
+
+
+def _part(part: Part, where: str) -> str:
+    if part.type in ("text", "input_text", "output_text", "refusal"):
+        if part.text is None and part.type != "refusal":
+            raise InvalidRequest(f"{where}.text: expected a string.", param=f"{where}.text")
+        return part.text or ""
+    raise InvalidRequest(f"{where}.type: '{part.type[:40]}' is not supported; send text.", param=f"{where}.type")
+
+
+# --- the answer -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChatStream:
+    """A run as `chat.completion.chunk`s."""
+
+    run_id: str
+    created: int
+    model: str
+    label: str  # the profile's display name
+    include_usage: bool = False
+    progress: Literal["none", "text"] = "none"
+    heartbeat_style: Literal["comment", "dot"] = "comment"
+    language: str = "en"
+    _head: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        head = {
+            "id": completion_id(self.run_id),
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+        }
+        object.__setattr__(self, "_head", msgspec.json.encode(head)[:-1])
+
+    def opening(self, *, resumed: bool) -> bytes:
+        if resumed:
+            return sse.comment(b"resumed")
+        opening = self._chunk({"role": "assistant", "content": ""})
+        if self.progress == "text":
+            opening += self._content(f"[{sentence(self.language, 'starting', model=self.label)}]\n\n")
+        return opening
+
+    def queued(self, place: int) -> bytes:
+        return self._note("queued", place=place) or sse.comment(b"queued, place %d" % place)
+
+    def heartbeat(self) -> bytes:
+        return self._content(" .") if self.heartbeat_style == "dot" else HEARTBEAT
+
+    def lost(self) -> bytes:
+        return self._error("log_lost", sentence(self.language, "log_lost"), None)
+
+    def render(self, event: AnyEvent | Unrecognised, data: bytes) -> bytes:
+        match event:
+            case events.Text():
+                return self._content(event.text, event.seq)
+            case events.Retracted():
+                # What a client has read cannot be unsaid; the whole message (stream: false) leaves it out.
+                return self._content(f"\n\n[{sentence(self.language, 'restarted')}]\n\n", event.seq)
+            case events.ToolStarted() if event.parent_tool_id is None:
+                return self._line(f"[{event.name}] {event.summary}", event.seq)
+            case events.ApiRetry():
+                reason = event.http_status or sentence(self.language, "no_answer")
+                return self._note("retrying", event.seq, reason=reason, seconds=round(event.delay_seconds))
+            case events.Compacting():
+                return self._note("compacting", event.seq)
+            case events.Completed():
+                finish = self._chunk({}, event.seq, finish_reason(event.stop_reason))
+                return finish + self._usage(event.usage) + DONE
+            case events.Failed():
+                return self._error(event.code, event.message, event.seq)
+            case events.Cancelled():
+                return self._error("cancelled", sentence(self.language, "cancelled"), event.seq)
+            case _:
+                return b""
+
+    def _note(self, key: str, seq: int | None = None, **values: object) -> bytes:
+        return self._line(f"[{sentence(self.language, key, **values)}]", seq)
+
+    def _line(self, line: str, seq: int | None) -> bytes:
+        """A line about the work, in a paragraph of its own, where the client wants such lines."""
+        return self._content(f"\n\n{line}\n\n", seq) if self.progress == "text" else b""
+
+    def _content(self, text: str, seq: int | None = None) -> bytes:
+        return self._chunk({"content": text}, seq)
+
+    def _chunk(self, delta: dict[str, str], seq: int | None = None, finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return sse.frame(self._head + b',"choices":[' + msgspec.json.encode(choice) + b"]}", seq=seq)
+
+    def _usage(self, usage: Usage) -> bytes:
+        if not self.include_usage:
+            return b""
+        numbers = msgspec.json.encode(usage_object(usage))
+        return sse.frame(self._head + b',"choices":[],"usage":' + numbers + b"}")
+
+    def _error(self, code: str, message: str, seq: int | None) -> bytes:
+        return sse.frame(msgspec.json.encode(error_object(code, message)), seq=seq) + DONE
+
+
+def completion(run: Run, text: str, terminal: events.Completed) -> dict[str, Any]:
+    """The whole answer as a `chat.completion`."""
+    return {
+        "id": completion_id(run.id),
+        "object": "chat.completion",
+        "created": int(run.created_at),
+        "model": run.model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": finish_reason(terminal.stop_reason),
+            }
+        ],
+        "usage": usage_object(terminal.usage),
+    }
+
+
+def completion_id(run_id: str) -> str:
+    return f"chatcmpl-{run_id}"
+
+
+def finish_reason(stop_reason: str) -> str:
+    """OpenAI's word for Anthropic's stop reason."""
+    return _FINISH_REASONS.get(stop_reason, "stop")
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """OpenAI's usage, and what the run cost as the CLI reckons it."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "cost_usd": usage.cost_usd,
+    }
+
+
+def error_object(code: str, message: str) -> dict[str, Any]:
+    """OpenAI's error for a run that failed."""
+    return {"error": {"message": message, "type": "server_error", "param": None, "code": code}}

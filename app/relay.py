@@ -1,0 +1,165 @@
+"""The relay: one client's stream of one run — replay, follow, heartbeat.
+
+The order that loses nothing: subscribe, wait for the confirmation, replay the log from the cursor, then
+follow the feed. Whenever something may have been missed (a gap in the numbers, a repeated confirmation,
+a heartbeat), the log is read again. A watcher holds a cursor and never a queue: a slow client costs
+nothing and loses nothing.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+from gevent.event import Event as Signal
+
+from app.dialects import Dialect
+from app.hub import Entry, Feed, Hub
+from core import events
+from core.clients import AWAY
+from core.log import PAGE, EventLog
+from core.queue import RunQueue
+from core.run import Run, Status
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.5
+PLACE_EVERY_SECONDS = 1.0
+READ_AGAIN = -1
+
+
+class Relay:
+    """Makes streams. One per process."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        log: EventLog,
+        queue: RunQueue,
+        heartbeat_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.log = log
+        self.places = Places(queue, clock)
+        self.heartbeat_seconds = heartbeat_seconds
+        self.clock = clock
+        self._hub = hub
+
+    def stream(self, run: Run, dialect: Dialect, after: int = 0) -> Iterator[bytes]:
+        """The client's bytes, from behind seq `after` to the run's terminal event.
+
+        Never silent for longer than the heartbeat. Closing the iterator ends the watch.
+        """
+        if opening := dialect.opening(resumed=after > 0):
+            yield opening
+        with self._hub.watch(run.id) as feed:
+            yield from Watch(self, run, feed, dialect, after).chunks()
+
+
+class Watch:
+    """One client's reading of one run: a cursor, and when the client last got a byte."""
+
+    def __init__(self, relay: Relay, run: Run, feed: Feed, dialect: Dialect, cursor: int) -> None:
+        self._relay = relay
+        self._run = run
+        self._feed = feed
+        self._dialect = dialect
+        self._cursor = cursor
+        self._written_at = relay.clock()
+        self._confirmations = 0  # how many of the feed's the log has been read for; READ_AGAIN: read it anyway
+        self._away = False  # whether Redis was, when last asked
+        self._place: int | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        while True:
+            signal = self._feed.signal()
+            if entries := self._next():
+                self._cursor = entries[-1].seq
+                yield from self._write(b"".join([entry.rendered(self._dialect) for entry in entries]))
+                if isinstance(entries[-1].event, events.Terminal):
+                    return
+            if self._silent_for() >= self._relay.heartbeat_seconds:
+                if self._log_is_gone():
+                    yield from self._write(self._dialect.lost())
+                    return
+                yield from self._write(self._dialect.heartbeat())
+                self._confirmations = READ_AGAIN
+            elif not entries:
+                yield from self._write(self._queued())
+                self._wait(signal)
+
+    def _write(self, data: bytes) -> Iterator[bytes]:
+        if data:
+            yield data
+            self._written_at = self._relay.clock()
+
+    def _silent_for(self) -> float:
+        return self._relay.clock() - self._written_at
+
+    def _next(self) -> list[Entry]:
+        """What comes behind the cursor: from the feed when it is sure to have it, else from the log."""
+        entries = self._feed.after(self._cursor)
+        if entries is not None and self._feed.confirmations == self._confirmations:
+            return entries
+        confirmations = self._feed.confirmations  # of now: one that comes while the log is read counts
+        entries = self._replay()
+        self._confirmations = READ_AGAIN if self._away or len(entries) == PAGE else confirmations
+        return entries
+
+    def _replay(self) -> list[Entry]:
+        try:
+            entries = [Entry(data) for data in self._relay.log.read(self._run.id, after=self._cursor)]
+        except AWAY as error:
+            logger.warning("relay_redis_away run_id=%s error=%s", self._run.id, type(error).__name__)
+            entries, self._away = [], True
+        else:
+            self._away = False
+        return entries
+
+    def _log_is_gone(self) -> bool:
+        """Only Redis can say so: while it is away, nothing is lost yet."""
+        try:
+            return not self._relay.log.exists(self._run.id)
+        except AWAY:
+            return False
+
+    @property
+    def _waiting(self) -> bool:
+        return self._cursor == 0 and self._run.status is Status.QUEUED
+
+    def _queued(self) -> bytes:
+        """The run's place in the queue, when it waits there and has moved."""
+        place = self._relay.places.of(self._run.id) if self._waiting and not self._away else None
+        if place is None or place == self._place:
+            return b""
+        self._place = place
+        return self._dialect.queued(place)
+
+    def _wait(self, signal: Signal) -> None:
+        """Until the feed moves, or something else is due."""
+        pause = self._relay.heartbeat_seconds - self._silent_for()
+        if self._waiting:
+            pause = min(pause, PLACE_EVERY_SECONDS)
+        if self._away or not self._feed.live:
+            pause = min(pause, RETRY_SECONDS)
+        if not signal.wait(pause) and not self._feed.live:
+            self._confirmations = READ_AGAIN  # the channel is down: poll the log until it is back
+
+
+class Places:
+    """Each waiting run's place in the queue, asked for once per interval however many wait."""
+
+    def __init__(self, queue: RunQueue, clock: Callable[[], float]) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._asked_at = float("-inf")
+        self._places: dict[str, int] = {}
+
+    def of(self, run_id: str) -> int | None:
+        """1 for the next run to start; None when it is not in line, or Redis is away."""
+        if self._clock() - self._asked_at >= PLACE_EVERY_SECONDS:
+            self._asked_at = self._clock()
+            try:
+                self._places = {waiting: i for i, waiting in enumerate(self._queue.waiting(), start=1)}
+            except AWAY:
+                self._places = {}
+        return self._places.get(run_id)

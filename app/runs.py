@@ -1,0 +1,103 @@
+"""/v1/runs: create a run, list, inspect and watch it. The native dialect."""
+
+from itertools import chain
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, g, jsonify, request, url_for
+
+from app import sse
+from app.auth import required
+from app.dialects.native import NativeStream, RunBody, describe, parse, reset
+from app.intake import read_body
+from app.services import Services
+from app.whole import Whole
+from core.errors import InvalidRequest
+from core.events import Failed
+from core.run import Run
+
+MAX_PAGE = 100
+
+
+def routes(services: Services) -> Blueprint:
+    blueprint = Blueprint("runs", __name__)
+    guard = required(services.api_keys)
+
+    @blueprint.post("/v1/runs")
+    @guard
+    def create() -> Response:
+        body = read_body(request, RunBody)
+        run = services.intake.submit(g.owner, body.model, parse(body, services.settings.max_prompt_bytes))
+        response = jsonify(describe(run))
+        response.status_code = 201
+        response.headers["Location"] = url_for("runs.show", run_id=run.id)
+        response.headers["X-Run-Id"] = run.id
+        return response
+
+    @blueprint.get("/v1/runs")
+    @guard
+    def list_runs() -> dict[str, Any]:
+        limit = _number("limit", default=20, low=1, high=MAX_PAGE)
+        before = request.args.get("before")
+        runs = services.runs.of(g.owner, int(limit), _number("before", 0, 0, 1e11) if before else None)
+        return {"object": "list", "data": [describe(run) for run in runs]}
+
+    @blueprint.get("/v1/runs/<run_id>")
+    @guard
+    def show(run_id: str) -> dict[str, Any]:
+        run = services.runs.get(run_id, g.owner)
+        whole = Whole.read(services.log, run.id)
+        terminal = whole.terminal
+        error = {"code": terminal.code, "message": terminal.message} if isinstance(terminal, Failed) else None
+        return {
+            **describe(run),
+            "answer": whole.text,
+            "error": error,
+            "usage": msgspec.to_builtins(terminal.usage) if terminal else None,
+            "last_seq": services.log.length(run.id),
+        }
+
+    @blueprint.get("/v1/runs/<run_id>/events")
+    @guard
+    def watch(run_id: str) -> Response:
+        run = services.runs.get(run_id, g.owner)
+        headers = sse.headers(run.id)
+        if request.method == "HEAD":
+            return Response(headers=headers)
+        after = _cursor()
+        last_seq = services.log.length(run.id)
+        if run.ended and after == last_seq:
+            # Nothing will ever follow; 204 is how a server tells an EventSource to stop reconnecting.
+            return Response(status=204)
+        return Response(_from(run, after, last_seq), headers=headers)
+
+    def _from(run: Run, after: int, last_seq: int) -> Any:
+        dialect = NativeStream(services.settings.language)
+        if after > last_seq:
+            return chain([reset(last_seq)], services.relay.stream(run, dialect))
+        return services.relay.stream(run, dialect, after)
+
+    return blueprint
+
+
+def _cursor() -> int:
+    """Where to go on: `?after=`, else the header that an EventSource sends when it reconnects."""
+    if "after" in request.args:
+        return int(_number("after", 0, 0, 1e15))
+    text = request.headers.get("Last-Event-ID", "").strip()
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise InvalidRequest("Last-Event-ID: expected the id of an event, a whole number.", param="Last-Event-ID")
+    return int(text or 0)
+
+
+def _number(name: str, default: float, low: float, high: float) -> float:
+    text = request.args.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text) if name == "before" else int(text)
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high:
+        raise InvalidRequest(f"{name}: expected a number from {low:g} to {high:g}.", param=name)
+    return value

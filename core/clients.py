@@ -1,0 +1,26 @@
+"""How Heartline connects to Redis: one place for timeouts, retries and pool sizes."""
+
+from redis import BlockingConnectionPool, Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+AWAY = (RedisConnectionError, RedisTimeoutError)
+"""What redis-py raises when the server cannot be reached (`BusyLoadingError` is a ConnectionError)."""
+
+
+def connect(url: str, *, retries: int = 3, connections: int = 64, timeout_seconds: float = 5.0) -> "Redis":
+    """A client with a pool that waits when it is exhausted instead of failing (redis-py's default
+    pool raises at 100). Commands are retried with back-off: all of ours are idempotent."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=30,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+        retry_on_error=list(AWAY),
+    )
+    return Redis(connection_pool=pool)

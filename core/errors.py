@@ -1,0 +1,100 @@
+"""The error tree. An error's docstring is its default message.
+
+Owns what can go wrong and how it is named to a client; never how it is sent (see `app.failures`).
+"""
+
+import inspect
+
+
+class HeartlineError(Exception):
+    """Heartline made a mistake. The operator finds it in the log under this run or request id."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = "internal_error"
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class ConfigurationError(HeartlineError):
+    """A setting is wrong. The message names it; the process does not start."""
+
+    code = "configuration"
+
+
+# --- the client's mistakes ------------------------------------------------------------------------
+
+
+class InvalidRequest(HeartlineError):
+    """The request is not valid."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = None
+
+
+class Unauthorized(HeartlineError):
+    """No valid API key. Send the header 'Authorization: Bearer <key>' with a key of this server."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class NotFound(HeartlineError):
+    """There is nothing here."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class RunNotFound(NotFound):
+    """No such run. It never existed, has expired, or belongs to another API key."""
+
+    code = "run_not_found"
+
+
+class ModelNotFound(NotFound):
+    """No such model."""
+
+    code = "model_not_found"
+
+
+class TooLarge(HeartlineError):
+    """The request is too large."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+# --- nobody's mistake -----------------------------------------------------------------------------
+
+
+class Unavailable(HeartlineError):
+    """Heartline cannot reach its Redis at the moment. Please try again in a few seconds."""
+
+    status = 503
+    code = "unavailable"
+    retry_after_seconds = 5
+
+
+class AppendRefused(HeartlineError):
+    """The log took an event from somebody else, or the run has ended: this writer must stop."""
+
+    code = "append_refused"
+
+
+class LogLost(HeartlineError):
+    """The run's log is not in Redis any more."""
+
+    code = "log_lost"

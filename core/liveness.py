@@ -1,0 +1,42 @@
+"""Which workers are alive: each signs a list in Redis every few seconds."""
+
+from typing import cast
+
+from redis import Redis
+
+from core import keys
+
+SIGN_EVERY_SECONDS = 2
+DEAD_AFTER_SECONDS = 10
+
+# The server's clock, so that hosts with different clocks agree.
+_SIGN = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - tonumber(ARGV[2])))
+"""
+_COUNT = """
+local now = tonumber(redis.call('TIME')[1])
+return redis.call('ZCOUNT', KEYS[1], now - tonumber(ARGV[1]), '+inf')
+"""
+
+
+class Liveness:
+    """The list of live workers. Raises redis-py's errors when Redis is away."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+        self._sign = redis.register_script(_SIGN)
+        self._count = redis.register_script(_COUNT)
+
+    def sign(self, worker: str) -> None:
+        """Say that `worker` is alive now."""
+        self._sign(keys=[keys.workers()], args=[worker, DEAD_AFTER_SECONDS])
+
+    def leave(self, worker: str) -> None:
+        """Say that `worker` takes no more jobs."""
+        self._redis.zrem(keys.workers(), worker)
+
+    def count(self) -> int:
+        """How many workers have signed within `DEAD_AFTER_SECONDS`."""
+        return cast(int, self._count(keys=[keys.workers()], args=[DEAD_AFTER_SECONDS]))

@@ -1,0 +1,186 @@
+"""The log: a run's ordered events in Redis, and the only way to write them.
+
+Every write is one script, so one atomic round trip: it checks that the writer is still entitled and
+has missed nothing, appends, publishes, and moves the run's status. A retried write is recognised by
+its ids and changes nothing; a writer that lost its run is refused.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+from redis import Redis
+
+from core import events, keys
+from core.errors import AppendRefused, LogLost
+from core.events import Event
+from core.run import TERMINAL, Status, may_become
+
+PAGE = 64
+"""Events per read. With `MAX_TEXT_CHARACTERS` it bounds what one replay holds in memory."""
+
+# A log is never trimmed, so its length is its last seq: O(1), and it tells a retry (seq <= length)
+# from a hole (seq > length + 1) without reading an entry.
+_APPEND = """
+local log, run = KEYS[1], KEYS[2]
+local channel, first, from, to, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+local n_fields = tonumber(ARGV[6])
+local payloads = 7 + n_fields
+local length = redis.call('XLEN', log)
+local fresh = 0
+for i = payloads, #ARGV do
+  local seq = first + i - payloads
+  if seq <= length then
+    local there = redis.call('XRANGE', log, seq .. '-0', seq .. '-0')
+    if not there[1] or there[1][2][2] ~= ARGV[i] then return {'taken', length} end
+  else
+    fresh = fresh + 1
+  end
+end
+if fresh == 0 then return {'ok', length} end
+local status = redis.call('HGET', run, 'status')
+if not status then return {'lost', length} end
+if not string.find(from, ' ' .. status .. ' ', 1, true) then return {'refused', length} end
+if first > length + 1 then return {'hole', length} end
+for i = payloads, #ARGV do
+  local seq = first + i - payloads
+  if seq > length then
+    redis.call('XADD', log, seq .. '-0', 'e', ARGV[i])
+    redis.call('PUBLISH', channel, ARGV[i])
+  end
+end
+if to ~= status then redis.call('HSET', run, 'status', to) end
+if n_fields > 0 then redis.call('HSET', run, unpack(ARGV, 7, 6 + n_fields)) end
+if first == 1 then redis.call('EXPIRE', log, math.max(redis.call('TTL', run), 1)) end
+if ttl > 0 then
+  redis.call('EXPIRE', log, ttl)
+  redis.call('EXPIRE', run, ttl)
+end
+return {'ok', length + fresh}
+"""
+
+
+class EventLog:
+    """Reads and appends the events of any run. Raises redis-py's errors when Redis is away."""
+
+    def __init__(self, redis: "Redis", ttl_seconds: int) -> None:
+        self._redis = redis
+        self._ttl_seconds = ttl_seconds
+        self._script = redis.register_script(_APPEND)
+
+    def read(self, run_id: str, after: int = 0, count: int = PAGE) -> list[bytes]:
+        """The encoded events behind seq `after`, oldest first, at most `count`."""
+        entries = self._redis.xrange(keys.log(run_id), min=f"({after}-0", max="+", count=count)
+        return [fields[b"e"] for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)]
+
+    def read_all(self, run_id: str, after: int = 0) -> Iterable[events.AnyEvent | events.Unrecognised]:
+        """Every event behind `after`, decoded, page by page."""
+        while page := self.read(run_id, after):
+            for data in page:
+                event = events.decode(data)
+                after = event.seq
+                yield event
+
+    def last(self, run_id: str) -> events.AnyEvent | events.Unrecognised | None:
+        """The newest event, or None while there is none."""
+        entries = self._redis.xrevrange(keys.log(run_id), count=1)
+        newest = cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)
+        return events.decode(newest[0][1][b"e"]) if newest else None
+
+    def exists(self, run_id: str) -> bool:
+        """Whether Redis still knows the run."""
+        return bool(self._redis.exists(keys.run(run_id)))
+
+    def length(self, run_id: str) -> int:
+        """How many events there are, which is also the last one's seq."""
+        return self._redis.xlen(keys.log(run_id))
+
+    def append(
+        self,
+        run_id: str,
+        first_seq: int,
+        payloads: Sequence[bytes],
+        *,
+        status: Status = Status.RUNNING,
+        fields: dict[str, str] | None = None,
+    ) -> None:
+        """Append encoded events with the seqs `first_seq`, `first_seq + 1` …, and move the run to `status`.
+
+        All or nothing, and idempotent: the same call again changes nothing.
+        Raises `AppendRefused` when the run may not move to `status` from where it is, or when another
+        writer took one of the seqs; `LogLost` when the log is shorter than this writer left it.
+        """
+        origins = [Status.RUNNING] if status is Status.RUNNING and first_seq > 1 else may_become(status)
+        flat = [part for pair in (fields or {}).items() for part in pair]
+        ttl = self._ttl_seconds if status in TERMINAL else 0
+        arguments: list[str | int | bytes] = [
+            keys.channel(run_id), first_seq, f" {' '.join(origins)} ", status, ttl, len(flat), *flat, *payloads,
+        ]  # fmt: skip
+        code, length = self._script(keys=[keys.log(run_id), keys.run(run_id)], args=arguments)
+        if code in (b"refused", b"taken"):
+            raise AppendRefused(f"run {run_id}: event {first_seq} refused at length {length} ({code.decode()})")
+        if code in (b"lost", b"hole"):
+            raise LogLost(f"run {run_id}: event {first_seq} has no place in a log of length {length}")
+
+
+class Writer:
+    """One run's only writer: it owns `seq`. Not for use by two threads at once."""
+
+    def __init__(self, log: EventLog, run_id: str, clock: Callable[[], float] = time.time) -> None:
+        self._log = log
+        self._run_id = run_id
+        self._clock = clock
+        self.seq = 0
+
+    def start(self, worker: str) -> None:
+        """Take the run: queued becomes running. Raises `AppendRefused` when somebody was faster."""
+        now = self._clock()
+        self._append([events.Started(worker=worker)], now, {"worker": worker, "started_at": repr(now)})
+
+    def append(self, new: Iterable[Event]) -> None:
+        """Append events in one round trip, neighbouring text joined; nothing happens for none."""
+        if batch := events.compact(new):
+            self._append(batch, self._clock(), None)
+
+    def finish(self, terminal: events.Terminal, before: Iterable[Event] = ()) -> None:
+        """Write the run's last events and its final status, as one."""
+        now = self._clock()
+        batch = [*events.compact(before), terminal]
+        self._append(batch, now, {"ended_at": repr(now)}, status_of(terminal))
+
+    def _append(
+        self, batch: Sequence[Event], now: float, fields: dict[str, str] | None, status: Status = Status.RUNNING
+    ) -> None:
+        first = self.seq + 1
+        payloads = [events.encode(events.stamp(event, self._run_id, first + i, now)) for i, event in enumerate(batch)]
+        self._log.append(self._run_id, first, payloads, status=status, fields=fields)
+        self.seq += len(batch)
+
+
+def status_of(terminal: events.Terminal) -> Status:
+    """The run status that a terminal event stands for."""
+    match terminal:
+        case events.Completed():
+            return Status.COMPLETED
+        case events.Failed():
+            return Status.FAILED
+        case events.Cancelled():
+            return Status.CANCELLED
+
+
+def finish_from_outside(
+    log: EventLog, run_id: str, terminal: events.Terminal, clock: Callable[[], float] = time.time
+) -> bool:
+    """End a run without being its writer: takes the next seq, whatever it is, and thereby fences the writer.
+
+    Returns whether this call ended it; False when it had already ended.
+    """
+    while True:
+        writer = Writer(log, run_id, clock)
+        writer.seq = log.length(run_id)
+        try:
+            writer.finish(terminal)
+            return True
+        except AppendRefused:
+            if isinstance(log.last(run_id), events.Terminal):
+                return False

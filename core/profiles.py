@@ -1,0 +1,124 @@
+"""Profiles: the named models of `models.yaml`, each with the CLI flags, environment and limits it stands for."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from core.errors import ConfigurationError, ModelNotFound
+
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
+PermissionMode = Literal["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "plan"]
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model as clients see it. What is left out is left to the CLI's own default."""
+
+    id: Id
+    name: str = ""
+    description: str = ""
+    runner: Literal["claude", "diagnostic"] = "claude"
+    model: str | None = None
+    permission_mode: PermissionMode = "dontAsk"
+    tools: tuple[str, ...] | None = None
+    allowed_tools: tuple[str, ...] = ()
+    denied_tools: tuple[str, ...] = ()
+    system_prompt: str = ""
+    system_prompt_mode: Literal["append", "replace"] = "append"
+    effort: str | None = None
+    max_turns: Annotated[int, Meta(ge=1)] | None = None
+    max_budget_usd: Annotated[float, Meta(gt=0)] | None = None
+    run_timeout_seconds: Annotated[float, Meta(gt=0)] | None = None
+    flags: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+
+    @property
+    def label(self) -> str:
+        return self.name or self.id
+
+
+class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which profile answers a request that names no model, or one that is not listed here."""
+
+    absent: str | None = None
+    unknown: str | None = None
+
+
+class Profiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of `models.yaml`, in its order."""
+
+    profiles: Annotated[tuple[Profile, ...], Meta(min_length=1)]
+    defaults: Defaults = Defaults()
+
+    def get(self, profile_id: str) -> Profile:
+        """The profile with this id. Raises `ModelNotFound`, which lists the known ones."""
+        for profile in self.profiles:
+            if profile.id == profile_id:
+                return profile
+        raise ModelNotFound(f"The model '{profile_id[:100]}' does not exist. {self._known()}", param="model")
+
+    def choose(self, model: str | None) -> Profile:
+        """The profile for the model that a client named, or did not name. Raises `ModelNotFound`."""
+        if not model:
+            if self.defaults.absent is None:
+                raise ModelNotFound(f"Name a model in the field 'model'. {self._known()}", param="model")
+            return self.get(self.defaults.absent)
+        try:
+            return self.get(model)
+        except ModelNotFound:
+            if self.defaults.unknown is None:
+                raise
+            return self.get(self.defaults.unknown)
+
+    def _known(self) -> str:
+        return f"Known models: {', '.join(profile.id for profile in self.profiles)}."
+
+
+def load(path: str | Path) -> Profiles:
+    """Read `models.yaml`. Raises `ConfigurationError` with one line that names the place."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"HEARTLINE_MODELS_FILE={path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        profiles = msgspec.convert(data, Profiles)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    _check(profiles, path)
+    return profiles
+
+
+def _check(profiles: Profiles, path: str | Path) -> None:
+    ids = [profile.id for profile in profiles.profiles]
+    for profile_id in ids:
+        if ids.count(profile_id) > 1:
+            raise ConfigurationError(f"{path}: the profile id '{profile_id}' is used twice")
+    for field in ("absent", "unknown"):
+        named = getattr(profiles.defaults, field)
+        if named is not None and named not in ids:
+            raise ConfigurationError(f"{path}: defaults.{field} names '{named}', which is no profile")
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def environment_of(profile: Profile, environ: Mapping[str, str]) -> dict[str, str]:
+    """The profile's environment with `${VAR}` and `${VAR:-default}` filled in from `environ`.
+
+    Raises `ConfigurationError` for a variable that is neither set nor given a default.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        value = environ.get(name) or default
+        if value is None:
+            raise ConfigurationError(f"models.yaml: profile '{profile.id}' needs {name}, which is not set")
+        return value
+
+    return {name: _VARIABLE.sub(fill, value) for name, value in profile.environment.items()}

@@ -1,0 +1,78 @@
+"""A run: one CLI execution that answers one request. What it is, and which status may follow which."""
+
+import enum
+import uuid
+
+import msgspec
+
+
+class Status(enum.StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
+    Status.RUNNING: TERMINAL,
+    Status.COMPLETED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+
+
+def may_become(target: Status) -> list[Status]:
+    """The statuses from which a run may move to `target`."""
+    return [status for status, following in TRANSITIONS.items() if target in following]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of the conversation, as plain text."""
+
+    role: str  # "user" or "assistant"
+    text: str
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of the CLI, whatever wire format it came in. The last message is the user's."""
+
+    messages: tuple[Message, ...]
+    system: str = ""
+
+    @property
+    def prompt(self) -> str:
+        return self.messages[-1].text
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        return self.messages[:-1]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's record. Times are Unix seconds.
+
+    `model` is the name the client asked with, `profile` the id of the profile that serves it.
+    """
+
+    id: str
+    owner: str
+    profile: str
+    model: str
+    created_at: float
+    status: Status = Status.QUEUED
+    started_at: float | None = None
+    ended_at: float | None = None
+    worker: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+
+def new_id() -> str:
+    """An unguessable run id: 32 hex digits, also valid as a UUID (the CLI wants one) and as an RQ job id."""
+    return uuid.uuid4().hex

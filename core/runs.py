@@ -1,0 +1,98 @@
+"""The runs in Redis: creating, finding and listing them. Their events and endings belong to `core.log`."""
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+from redis import Redis
+
+from core import keys
+from core.errors import RunNotFound
+from core.run import Run, RunRequest, Status
+
+_RECORD = ("record", "status", "started_at", "ended_at", "worker")
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What of a run never changes after its creation."""
+
+    owner: str
+    profile: str
+    model: str
+    created_at: float
+
+
+class RunStore:
+    """Runs by id and by owner. Raises redis-py's errors when Redis is away."""
+
+    def __init__(self, redis: "Redis", ttl_seconds: int, clock: Callable[[], float] = time.time) -> None:
+        """`ttl_seconds`: how long an unfinished run may stay unnoticed, and a finished one readable."""
+        self._redis = redis
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+
+    def create(self, run: Run, request: RunRequest) -> None:
+        """Store a queued run. It is visible to its owner from here on."""
+        record = _Record(owner=run.owner, profile=run.profile, model=run.model, created_at=run.created_at)
+        mapping = {
+            "record": msgspec.json.encode(record),
+            "request": msgspec.json.encode(request),
+            "status": run.status.value,
+        }
+        index = keys.owner_runs(run.owner)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hset(keys.run(run.id), mapping=mapping)  # type: ignore[arg-type]
+            pipe.expire(keys.run(run.id), self._ttl_seconds)
+            pipe.zadd(index, {run.id: run.created_at})
+            pipe.zremrangebyscore(index, "-inf", self._clock() - self._ttl_seconds)
+            pipe.expire(index, self._ttl_seconds)
+            pipe.execute()
+
+    def discard(self, run: Run) -> None:
+        """Forget a run that could not be enqueued, so that nothing half-done stays behind."""
+        self._redis.delete(keys.run(run.id), keys.log(run.id))
+        self._redis.zrem(keys.owner_runs(run.owner), run.id)
+
+    def get(self, run_id: str, owner: str | None = None) -> Run:
+        """The run; with `owner`, only if it is theirs. Raises `RunNotFound`."""
+        run = self._parse(run_id, cast("list[bytes | None]", self._redis.hmget(keys.run(run_id), _RECORD)))
+        if run is None or (owner is not None and run.owner != owner):
+            raise RunNotFound
+        return run
+
+    def request(self, run_id: str) -> RunRequest:
+        """What the run was asked. Raises `RunNotFound`."""
+        data = cast("bytes | None", self._redis.hget(keys.run(run_id), "request"))
+        if data is None:
+            raise RunNotFound
+        return msgspec.json.decode(data, type=RunRequest)
+
+    def of(self, owner: str, limit: int, before: float | None = None) -> list[Run]:
+        """An owner's newest runs, newest first; `before` (Unix seconds) pages back in time."""
+        top = "+inf" if before is None else f"({before!r}"
+        ids = cast("list[bytes]", self._redis.zrevrangebyscore(keys.owner_runs(owner), top, "-inf", start=0, num=limit))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for run_id in ids:
+                pipe.hmget(keys.run(run_id.decode()), _RECORD)
+            rows = pipe.execute()
+        found = (self._parse(run_id.decode(), row) for run_id, row in zip(ids, rows, strict=True))
+        return [run for run in found if run is not None]
+
+    @staticmethod
+    def _parse(run_id: str, row: "list[bytes | None]") -> Run | None:
+        data, status, started_at, ended_at, worker = row
+        if data is None or status is None:
+            return None
+        record = msgspec.json.decode(data, type=_Record)
+        return Run(
+            id=run_id,
+            owner=record.owner,
+            profile=record.profile,
+            model=record.model,
+            created_at=record.created_at,
+            status=Status(status.decode()),
+            started_at=float(started_at) if started_at else None,
+            ended_at=float(ended_at) if ended_at else None,
+            worker=worker.decode() if worker else None,
+        )

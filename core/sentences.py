@@ -1,0 +1,57 @@
+"""The sentences that users read, in each language that `HEARTLINE_LANGUAGE` offers.
+
+Errors about a request's form are for developers and stay in English.
+"""
+
+_SENTENCES: dict[str, dict[str, str]] = {
+    "en": {
+        "starting": "Starting {model} …",
+        "queued": "Waiting: place {place} in the queue …",
+        "retrying": "The model's API does not answer ({reason}); next attempt in {seconds} s …",
+        "compacting": "Shortening the conversation to fit the model …",
+        "restarted": "The connection to the model broke; it starts this part again:",
+        "no_answer": "no answer",
+        "cli_failed": "Claude ended with an error: {reason}",
+        "cli_missing": "The Claude CLI could not be started: {reason} Please tell the operator of this server.",
+        "no_result": "Claude stopped before it had finished its answer ({reason}). Please try again.",
+        "max_turns": "Claude stopped after {turns} steps, the limit of this model. "
+        "Ask it to continue, or split the task.",
+        "timeout": "The run took longer than {seconds} s and was stopped. "
+        "What was written so far stays; ask for a smaller step.",
+        "too_long": "The answer grew beyond {megabytes} MB and was stopped. Ask for a shorter one.",
+        "worker_shutdown": "The server is being restarted and had to stop this run. Please try again.",
+        "internal": "Heartline made a mistake and had to end this run ({reason}). Please try again.",
+        "cancelled": "This run was stopped.",
+        "log_lost": "The server lost the record of this run. Please ask again.",
+    },
+    "de": {
+        "starting": "{model} wird gestartet …",
+        "queued": "Bitte warten: Platz {place} in der Warteschlange …",
+        "retrying": "Die API des Modells antwortet nicht ({reason}); nächster Versuch in {seconds} s …",
+        "compacting": "Die Unterhaltung wird gekürzt, damit sie ins Modell passt …",
+        "restarted": "Die Verbindung zum Modell ist abgebrochen; dieser Teil beginnt von vorn:",
+        "no_answer": "keine Antwort",
+        "cli_failed": "Claude endete mit einem Fehler: {reason}",
+        "cli_missing": "Das Claude-CLI ließ sich nicht starten: {reason} "
+        "Bitte sagen Sie es dem Betreiber dieses Servers.",
+        "no_result": "Claude hörte auf, bevor die Antwort fertig war ({reason}). Bitte versuchen Sie es noch einmal.",
+        "max_turns": "Claude hörte nach {turns} Schritten auf, der Grenze dieses Modells. "
+        "Bitten Sie um die Fortsetzung, oder teilen Sie die Aufgabe.",
+        "timeout": "Der Lauf dauerte länger als {seconds} s und wurde beendet. "
+        "Was schon da ist, bleibt; bitten Sie um einen kleineren Schritt.",
+        "too_long": "Die Antwort wurde länger als {megabytes} MB und wurde abgebrochen. Bitten Sie um eine kürzere.",
+        "worker_shutdown": "Der Server wird neu gestartet und musste diesen Lauf beenden. "
+        "Bitte versuchen Sie es noch einmal.",
+        "internal": "Heartline hat einen Fehler gemacht und musste diesen Lauf beenden ({reason}). "
+        "Bitte versuchen Sie es noch einmal.",
+        "cancelled": "Dieser Lauf wurde angehalten.",
+        "log_lost": "Der Server hat die Aufzeichnung dieses Laufs verloren. Bitte fragen Sie noch einmal.",
+    },
+}
+
+LANGUAGES = tuple(_SENTENCES)
+
+
+def sentence(language: str, key: str, **values: object) -> str:
+    """The sentence `key` in `language`, filled in. Raises `KeyError` for one that does not exist."""
+    return _SENTENCES[language][key].format(**values)

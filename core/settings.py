@@ -1,0 +1,121 @@
+"""The settings: read once from `HEARTLINE_*` variables and `.env`, checked, frozen, passed in."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from dotenv import dotenv_values
+from msgspec import Meta
+
+from core.errors import ConfigurationError
+
+PREFIX = "HEARTLINE_"
+NOT_SETTINGS = ("HEARTLINE_RUN_ID", "HEARTLINE_TEST_")
+"""Variables with our prefix that are no settings: the mark of a run's processes, and the tests' own."""
+
+Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
+Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting with its default; the variable is the upper-case name behind `HEARTLINE_`."""
+
+    redis_url: str = ""
+    bind: str = "127.0.0.1:8080"
+    api_keys: str = ""
+    api_keys_file: str = ""
+    claude_bin: str = ""
+    state_dir: str = "state"
+    models_file: str = "models.yaml"
+    worker_slots: Annotated[int, Meta(ge=1, le=256)] = 4
+    heartbeat_seconds: Seconds = 15
+    heartbeat_style: Literal["comment", "dot"] = "comment"
+    proxy_idle_seconds: Seconds = 60
+    run_timeout_seconds: Seconds = 600
+    stop_grace_seconds: Seconds = 5
+    drain_seconds: Seconds = 20
+    log_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
+    progress: Literal["auto", "none", "text"] = "auto"
+    language: Literal["en", "de"] = "en"
+    max_body_bytes: Bytes = 16 * 1024 * 1024
+    max_prompt_bytes: Bytes = 8 * 1024 * 1024
+    max_answer_bytes: Bytes = 32 * 1024 * 1024
+    max_tool_output_bytes: Bytes = 8 * 1024
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def state(self) -> Path:
+        return Path(self.state_dir).resolve()
+
+    @property
+    def keys_file(self) -> Path:
+        """Where the API keys are when `api_keys` does not say them."""
+        return Path(self.api_keys_file).resolve() if self.api_keys_file else self.state / "api-keys"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """`bind` as (host, port)."""
+        host, _, port = self.bind.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def unfinished_ttl_seconds(self) -> int:
+        """How long Redis keeps a run that nobody ends: longer than any run can wait and work."""
+        return self.log_ttl_seconds + int(self.run_timeout_seconds) + 3600
+
+
+def load(environ: Mapping[str, str], dotenv: str | Path | None = ".env") -> Settings:
+    """The settings of this process; a variable in `environ` wins over the one in the `dotenv` file.
+
+    Raises `ConfigurationError` with one line that names the variable and what it must be.
+    """
+    from_file = dotenv_values(dotenv) if dotenv else {}
+    found = {**from_file, **environ}
+    known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
+    given = {known[name]: value.strip() for name, value in found.items() if name in known and value}
+    for name in found:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(NOT_SETTINGS):
+            raise ConfigurationError(f"{name}: there is no such setting")
+    settings = _convert(given)
+    _check(settings)
+    return settings
+
+
+def _convert(given: dict[str, str]) -> Settings:
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`")
+        raise ConfigurationError(f"{_variable(name)}={given.get(name, '')!r}: {reason}") from None
+
+
+def _check(settings: Settings) -> None:
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", settings.bind) or settings.address[1] > 65535:
+        raise _wrong(settings, "bind", "expected host:port, such as 127.0.0.1:8080")
+    if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigurationError(
+            f"{_variable('redis_url')}: expected a URL that starts with redis://, rediss:// or unix://"
+        )
+    _ladder(settings, "heartbeat_seconds", "proxy_idle_seconds", "or a proxy closes a silent stream first")
+    _ladder(settings, "stop_grace_seconds", "drain_seconds", "or a stopping worker has no time to stop its runs")
+    _ladder(settings, "run_timeout_seconds", "log_ttl_seconds", "or a run outlives its own log")
+    _ladder(settings, "max_prompt_bytes", "max_body_bytes", "or the prompt limit can never apply", equal=True)
+
+
+def _ladder(settings: Settings, lower: str, upper: str, why: str, *, equal: bool = False) -> None:
+    small: Any = getattr(settings, lower)
+    large: Any = getattr(settings, upper)
+    if small > large or (small == large and not equal):
+        relation = "at most" if equal else "less than"
+        raise _wrong(settings, lower, f"must be {relation} {_variable(upper)}={large}, {why}")
+
+
+def _wrong(settings: Settings, name: str, must: str) -> ConfigurationError:
+    return ConfigurationError(f"{_variable(name)}={getattr(settings, name)}: {must}")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()

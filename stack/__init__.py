@@ -1,0 +1,1 @@
+"""All parts on one machine: what `make run` starts. Starts processes; imports neither `app` nor `worker`."""

@@ -1,0 +1,45 @@
+"""`python -m worker`: one worker process, configured by environment only. Owns the signals."""
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+from core import profiles, settings
+from core.errors import ConfigurationError
+from core.logs import configure
+from worker.cli import find
+from worker.slots import Slots
+
+
+def main() -> int:
+    try:
+        loaded = settings.load(os.environ)
+        if not loaded.redis_url:
+            raise ConfigurationError(
+                "HEARTLINE_REDIS_URL is not set: a worker alone needs a Redis ('make run' starts one by itself)"
+            )
+        known = profiles.load(loaded.models_file)
+        for profile in known.profiles:
+            profiles.environment_of(profile, os.environ)
+        needs_cli = any(profile.runner == "claude" for profile in known.profiles)
+        claude_bin = find(loaded, os.environ) if needs_cli else ""
+    except ConfigurationError as error:
+        print(f"heartline: {error}", file=sys.stderr)
+        return 2
+    configure(loaded.log_level)
+    slots = Slots(loaded, known, claude_bin)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        logging.getLogger(__name__).info("worker_signal signal=%s", signal.Signals(number).name)
+        slots.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    slots.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

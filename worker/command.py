@@ -1,0 +1,122 @@
+"""How a run's CLI is started: its arguments, its environment, and the files it is given. Pure but for `prepare`.
+
+Arguments are visible to every user of the machine and limited in size: the prompt goes in on standard
+input, system text and history through files that only the worker's user can read.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from core.profiles import Profile, environment_of
+from core.run import RunRequest
+from worker import transcript
+
+_PASSED = {
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS",
+}  # fmt: skip
+_PASSED_PREFIXES = ("LC_", "ANTHROPIC_", "CLAUDE_CODE_", "CLAUDE_CONFIG_DIR")
+
+_FIXED = {
+    "DISABLE_AUTOUPDATER": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    # Without it the CLI puts any file that a prompt names as '@/path' into the conversation, whatever
+    # tools and permissions the profile has (seen with 2.1.329; 2.1.197 does not know the variable).
+    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
+    # A run ends when its answer does: nothing may be scheduled or left behind for later,
+    # and what one user's run remembers is not the next one's to read.
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+    "CLAUDE_CODE_DISABLE_CRON": "1",
+    "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
+}
+
+_DIAGNOSTIC = Path(__file__).with_name("diagnostic.py")
+
+MINIMUM_VERSION = (2, 1, 329)
+"""The oldest CLI whose prompts cannot read files (see `_FIXED`)."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Everything that `Process` needs."""
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    environment: dict[str, str]
+
+
+def prepare(
+    run_id: str, request: RunRequest, profile: Profile, claude_bin: str, folder: Path, environ: Mapping[str, str]
+) -> Command:
+    """The command of a run; writes its files into `folder`, which the caller made and removes.
+
+    Raises `ConfigurationError` for a variable that the profile needs and `environ` lacks.
+    """
+    environment = environment_for(profile, environ)
+    stdin = user_line(request.prompt)
+    if profile.runner == "diagnostic":
+        return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment)
+    files: list[str] = []
+    flag, text = _system_prompt(profile, request.system)
+    if text:
+        files += [flag, str(_write(folder / "system-prompt.txt", text))]
+    if request.history:
+        session = _write(folder / "history.jsonl", transcript.session_file(request.history, str(folder)))
+        files += ["--resume", str(session), "--fork-session"]
+    return Command((claude_bin, *arguments(run_id, profile), *files, *profile.flags), stdin, environment)
+
+
+def arguments(run_id: str, profile: Profile) -> list[str]:
+    """The CLI's flags for this profile."""
+    flags = [
+        "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
+        "--include-partial-messages", "--session-id", str(UUID(run_id)), "--no-session-persistence",
+        "--permission-mode", profile.permission_mode,
+        # Neither the operator's own settings nor his MCP servers are the clients' to use.
+        "--setting-sources", "", "--strict-mcp-config",
+    ]  # fmt: skip
+    options = {
+        "--model": profile.model,
+        "--effort": profile.effort,
+        "--max-turns": profile.max_turns,
+        "--max-budget-usd": profile.max_budget_usd,
+        "--tools": None if profile.tools is None else ",".join(profile.tools),
+        "--allowedTools": ",".join(profile.allowed_tools) or None,
+        "--disallowedTools": ",".join(profile.denied_tools) or None,
+    }
+    for flag, value in options.items():
+        if value is not None:
+            flags += [flag, str(value)]
+    return flags
+
+
+def environment_for(profile: Profile, environ: Mapping[str, str]) -> dict[str, str]:
+    """What the CLI, and every tool it runs, gets to see of the worker's environment."""
+    passed = {name: value for name, value in environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+    return {**passed, **_FIXED, **environment_of(profile, environ)}
+
+
+def user_line(prompt: str) -> bytes:
+    """The prompt as a line of the CLI's stream-json input.
+
+    A prompt that begins with '/' would be taken for a command of the CLI's own ('/model', '/clear'), and
+    never reach the model; behind a blank it is text like any other (seen with 2.1.329).
+    """
+    text = f" {prompt}" if prompt.startswith("/") else prompt
+    message = {"role": "user", "content": [{"type": "text", "text": text}]}
+    return json.dumps({"type": "user", "message": message}).encode() + b"\n"
+
+
+def _system_prompt(profile: Profile, asked: str) -> tuple[str, str]:
+    flag = "--system-prompt-file" if profile.system_prompt_mode == "replace" else "--append-system-prompt-file"
+    return flag, "\n\n".join(filter(None, (profile.system_prompt, asked)))
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,207 @@
+"""One CLI process: started, fed, read line by line, and stopped with everything it started.
+
+Blocking reads, each in a thread of its own. Knows nothing of what the lines mean.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+MARK = "HEARTLINE_RUN_ID"
+"""The environment variable that a run's processes inherit: by it they are found when their parent is gone."""
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_STDERR_BYTES = 16 * 1024
+_INBOX_LINES = 256
+_END, _WAKE = b"", b"\0"  # never lines: a line ends with a newline, or is the last one and not empty
+
+
+class Process:
+    """A running CLI. Lines come from `lines()`; `close()` must be called in the end."""
+
+    def __init__(
+        self, argv: Sequence[str], *, stdin: bytes, cwd: Path, environment: Mapping[str, str], run_id: str
+    ) -> None:
+        """Start it and write `stdin`, which stays open until `finish_input`. Raises `OSError`."""
+        self._run_id = run_id
+        self._popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**environment, MARK: run_id},
+            start_new_session=True,  # a Ctrl-C at the worker's terminal is the worker's to pass on
+        )
+        self._inbox: queue.Queue[bytes] = queue.Queue(_INBOX_LINES)
+        self._stderr = bytearray()
+        self._abandoned = threading.Event()
+        self._input_done = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, args=args, name=f"{name}-{run_id[:8]}", daemon=True)
+            for name, target, args in (
+                ("stdin", self._write, (self._pipe("stdin"), stdin)),
+                ("stdout", self._read, (self._pipe("stdout"),)),
+                ("stderr", self._read_stderr, (self._pipe("stderr"),)),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._popen.poll()
+
+    @property
+    def stderr(self) -> str:
+        """The end of what it wrote to standard error."""
+        return bytes(self._stderr).decode("utf-8", "replace").strip()
+
+    def lines(self, timeout_seconds: float) -> list[bytes] | None:
+        """What it printed: waits for a first line, then takes along what is already there.
+
+        Empty after `timeout_seconds` or `wake`; None when its output has ended.
+        """
+        batch: list[bytes] = []
+        with contextlib.suppress(queue.Empty):
+            batch.append(self._inbox.get(timeout=max(timeout_seconds, 0)))
+            while len(batch) < _INBOX_LINES and batch[-1] != _END:
+                batch.append(self._inbox.get_nowait())
+        lines = [line for line in batch if line not in (_END, _WAKE)]
+        if _END not in batch:
+            return lines
+        self._inbox.put(_END)  # the end stays the end, however often it is asked for
+        return lines or None
+
+    def wake(self) -> None:
+        """Make a waiting `lines` return, from another thread."""
+        with contextlib.suppress(queue.Full):
+            self._inbox.put_nowait(_WAKE)
+
+    def finish_input(self) -> None:
+        """Close its standard input: no further turn will come."""
+        self._input_done.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has exited within `seconds`."""
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def close(self, grace_seconds: float, patience_seconds: float = 0) -> None:
+        """End it and all that it started, and release what was held.
+
+        It may exit by itself for `patience_seconds`, is then asked to, and killed after `grace_seconds`.
+        """
+        self._abandoned.set()
+        self.finish_input()
+        if not self.wait(patience_seconds):
+            self._signal(signal.SIGINT)
+            if not self.wait(grace_seconds):
+                self._signal(signal.SIGKILL)
+                self.wait(grace_seconds)
+        sweep(self._run_id, grace_seconds)
+        for thread in self._threads:
+            thread.join(grace_seconds)
+        for name in ("stdin", "stdout", "stderr"):
+            with contextlib.suppress(OSError):
+                self._pipe(name).close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(number)
+
+    def _pipe(self, name: str) -> IO[bytes]:
+        pipe: IO[bytes] = getattr(self._popen, name)
+        return pipe
+
+    # --- the threads ------------------------------------------------------------------------------
+
+    def _write(self, pipe: IO[bytes], data: bytes) -> None:
+        """A prompt can be larger than a pipe: written from here, it blocks nobody."""
+        with contextlib.suppress(OSError, ValueError):  # it may have died without reading
+            pipe.write(data)
+            pipe.flush()
+            self._input_done.wait()
+        with contextlib.suppress(OSError, ValueError):
+            pipe.close()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while line := self._readline(pipe):
+                self._deliver(line)
+        self._deliver(_END)
+
+    def _readline(self, pipe: IO[bytes]) -> bytes:
+        """The next line; one beyond `MAX_LINE_BYTES` is skipped, so that it cannot fill the memory."""
+        line = pipe.readline(MAX_LINE_BYTES)
+        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
+            return line
+        logger.warning("cli_line_skipped run_id=%s over_bytes=%d", self._run_id, MAX_LINE_BYTES)
+        while line and not line.endswith(b"\n"):
+            line = pipe.readline(MAX_LINE_BYTES)
+        return b"\n"
+
+    def _deliver(self, line: bytes) -> None:
+        """Waits while the inbox is full, and the pipe behind it: that slows the CLI down, and loses nothing."""
+        while not self._abandoned.is_set():
+            try:
+                self._inbox.put(line, timeout=0.5)
+                return
+            except queue.Full:
+                continue
+
+    def _read_stderr(self, pipe: IO[bytes]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while chunk := os.read(pipe.fileno(), 8192):
+                self._stderr += chunk
+                del self._stderr[:-MAX_STDERR_BYTES]
+
+
+def sweep(run_id: str, grace_seconds: float) -> int:
+    """End every process that carries the run's mark, whoever its parent is now; returns how many there were.
+
+    The CLI runs tools in sessions of their own: no process group and no parent leads to them (seen with
+    CLI 2.1), but they inherit its environment.
+    """
+    deadline, found = time.monotonic() + grace_seconds, 0
+    while left := list(marked(run_id)):
+        found = max(found, len(left))
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=0.2)
+        if time.monotonic() > deadline:
+            logger.error("sweep_incomplete run_id=%s left=%d", run_id, len(left))
+            break
+    return found
+
+
+def marked(run_id: str) -> Iterable[psutil.Process]:
+    """The living processes of this run."""
+    for process in psutil.process_iter():
+        try:
+            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get(MARK) == run_id:
+                yield process
+        except psutil.Error:
+            continue
