@@ -119,7 +119,7 @@ def refuse_taken(address: tuple[str, int]) -> None:
 def host_for_clients(given: Settings) -> str:
     """Where a client on this machine finds the API."""
     host, port = given.address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104: read here, not bound
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
