@@ -8,8 +8,16 @@ from werkzeug.datastructures import Headers
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
 
+# To an event stream only CR and LF end a line, and JSON has neither. But clients that read it with Python's
+# `str.splitlines` (httpx's `iter_lines`, for one) also break lines at these, so they are written as escapes.
+_LINE_BREAKS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029")
+
+
 def frame(data: bytes, *, seq: int | None = None, event: bytes | None = None) -> bytes:
-    """One event. `data` must be one line (JSON as our encoders write it always is); `seq` becomes its id."""
+    """One event. `data` must be JSON in one line, as our encoders write it; `seq` becomes its id."""
+    if not data.isascii():
+        for char, escape in _LINE_BREAKS:
+            data = data.replace(char, escape)
     head = b""
     if seq is not None:
         head = b"id: %d\n" % seq

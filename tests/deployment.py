@@ -155,6 +155,12 @@ class Deployment:
         part.url = f"http://127.0.0.1:{port}"
         return part
 
+    def restart_valkey(self) -> None:
+        """Stop the server in an orderly way and start it again on its data."""
+        part = next(part for part in self.parts if part.name == "valkey")
+        part.stop()
+        part.process = self._valkey.start()
+
     @property
     def replicas(self) -> list[Part]:
         return [part for part in self.parts if part.name == "app"]
@@ -192,7 +198,8 @@ class Deployment:
             answer = httpx.get(f"{part.url}/readyz", timeout=5)
         except httpx.TransportError:
             return False
-        return answer.status_code == 200 and answer.json()["workers"] >= len(self.workers)
+        found: int = answer.json()["workers"]
+        return found >= len(self.workers)
 
     def _print_logs(self) -> None:
         for part in self.parts:
@@ -223,10 +230,11 @@ class Deployment:
             return found
 
     def marked_processes(self) -> list[str]:
-        """The processes of runs that are alive, of any run of this deployment."""
-        return eventually_none(self._marked)
+        """The processes of this deployment's runs that do not end."""
+        return eventually_none(self.marked_now)
 
-    def _marked(self) -> list[str]:
+    def marked_now(self) -> list[str]:
+        """The processes of this deployment's runs that are alive."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):

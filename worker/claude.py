@@ -82,7 +82,7 @@ class Translator:
         self._max_tool_output = max_tool_output_bytes
         self._streamed: set[str] = set()  # ids of messages whose deltas came: their blocks are repetitions
         self._unconfirmed = 0  # characters of text that no finished block has confirmed yet
-        self._text_so_far = False
+        self._characters = 0  # of the answer so far
         self._block_open = False  # whether the next text belongs to the block that is being written
         self._half = ""  # the first half of a character that came in two deltas
         self._session = ""
@@ -143,15 +143,18 @@ class Translator:
         text, self._half = _join_halves(self._half + text)
         if not text:
             return []
-        if self._text_so_far and not self._block_open:
+        if self._characters and not self._block_open:
             text = "\n\n" + text
-        self._text_so_far = self._block_open = True
+        self._block_open = True
+        self._characters += len(text)
         self.answer_bytes += len(text)
         return [events.Text(text=text)]
 
     def _retract(self) -> list[Event]:
         """The CLI asks the model again: what came since the last finished block is void."""
         void, self._unconfirmed = self._unconfirmed, 0
+        self._characters -= void
+        self._block_open = False
         return [events.Retracted(characters=void)] if void else []
 
     def _assistant(self, message: dict[str, Any], parent: str | None) -> list[Event]:
@@ -232,7 +235,7 @@ class Translator:
             stop_reason=line.stop_reason or "end_turn",
             usage=usage(line),
         )
-        if failed or self._text_so_far or not line.result:
+        if failed or self._characters or not line.result:
             return []
         return list(self._text(line.result))  # some answers, a local command's for one, come only here
 

@@ -39,7 +39,8 @@ class Text:
     pieces: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.pieces and "".join(self.pieces) != self.text:
+        joined = "".join(self.pieces).encode("utf-16", "surrogatepass").decode("utf-16")  # halves made whole
+        if self.pieces and joined != self.text:
             raise ValueError("The pieces of a Text must add up to its text.")
 
     def opening(self) -> Json:

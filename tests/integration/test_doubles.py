@@ -396,11 +396,8 @@ def test_fake_knows_its_version() -> None:
 # The real CLI.
 
 
-def real_cli(api: ScriptedApi, tmp_path: Path) -> Cli:
-    """The CLI that HEARTLINE_TEST_CLAUDE_BIN names, at home in tmp_path; skips the test without it."""
-    binary = os.environ.get("HEARTLINE_TEST_CLAUDE_BIN")
-    if not binary:
-        pytest.skip("HEARTLINE_TEST_CLAUDE_BIN does not name a Claude CLI.")
+def real_cli(binary: str, api: ScriptedApi, tmp_path: Path) -> Cli:
+    """The real CLI, at home in tmp_path."""
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -414,9 +411,9 @@ def real_cli(api: ScriptedApi, tmp_path: Path) -> Cli:
     return Cli(binary, *flags.split(), "--allowedTools", "Bash", env=env, cwd=tmp_path)
 
 
-def test_the_real_cli_streams_text_and_runs_a_tool(tmp_path: Path) -> None:
+def test_the_real_cli_streams_text_and_runs_a_tool(claude_bin: str, tmp_path: Path) -> None:
     call = ToolUse("Bash", {"command": "echo hi"}, id="toolu_1")
-    with ScriptedApi() as api, real_cli(api, tmp_path) as cli:
+    with ScriptedApi() as api, real_cli(claude_bin, api, tmp_path) as cli:
         api.script("say hi", Turn(Text("Let me see.", ("Let me ", "see.")), call), Turn(Text("It said hi.")))
         cli.ask("say hi")
         lines = cli.lines_until("result")
@@ -430,9 +427,9 @@ def test_the_real_cli_streams_text_and_runs_a_tool(tmp_path: Path) -> None:
     assert all(request.body["stream"] for request in sent)
 
 
-def test_the_real_cli_resumes_a_stream_that_was_cut(tmp_path: Path) -> None:
+def test_the_real_cli_resumes_a_stream_that_was_cut(claude_bin: str, tmp_path: Path) -> None:
     seen = threading.Event()
-    with ScriptedApi() as api, real_cli(api, tmp_path) as cli:
+    with ScriptedApi() as api, real_cli(claude_bin, api, tmp_path) as cli:
         api.script("go", Turn(Text("First."), Unfinished(Text("Sec")), Gate(seen), Cut()), Turn(Text("Then.")))
         cli.ask("go")
         lines: list[Json] = []
