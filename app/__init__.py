@@ -15,7 +15,7 @@ def create_app(services: "Services") -> "Flask":
 
     from app import chat, failures, health, models, runs
 
-    app = Flask("heartline")
+    app = Flask("heartline", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     for noun in (chat, models, runs, health):

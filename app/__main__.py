@@ -6,6 +6,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import logging
+import math
 import os
 import sys
 from typing import Any
@@ -36,7 +37,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
             "worker_connections": CONNECTIONS,
             "max_requests": 0,  # a worker that recycles itself would cut its streams
             "timeout": 0,
-            "graceful_timeout": int(self._settings.drain_seconds),
+            "graceful_timeout": math.ceil(self._settings.drain_seconds),
             "keepalive": 75,  # longer than a proxy keeps an idle connection, so that the proxy closes first
             "control_socket_disable": True,
             "loglevel": "warning",

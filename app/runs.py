@@ -99,5 +99,5 @@ def _number(name: str, default: float, low: float, high: float) -> float:
     except ValueError:
         value = None
     if value is None or not low <= value <= high:
-        raise InvalidRequest(f"{name}: expected a number from {low:g} to {high:g}.", param=name)
+        raise InvalidRequest(f"{name}: expected a number from {low:.0f} to {high:.0f}.", param=name)
     return value

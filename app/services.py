@@ -37,7 +37,7 @@ def build(settings: Settings) -> Services:
 
     Raises `ConfigurationError` for keys or models that are missing or wrong.
     """
-    known = profiles.load(settings.models_file)
+    known = profiles.load(settings.models_file, settings.log_ttl_seconds)
     api_keys = ApiKeys.load(settings)
     redis = connect(settings.redis_url)
     log = EventLog(redis, settings.log_ttl_seconds)

@@ -41,7 +41,7 @@ class Started(Event, frozen=True, tag="started"):
 
 
 class Session(Event, frozen=True, tag="session"):
-    """The CLI is up; `session_id` is its resumable conversation, `model` what it really uses."""
+    """The CLI is up; `session_id` is its own name for the conversation, `model` what it really uses."""
 
     session_id: str
     model: str

@@ -12,7 +12,7 @@ from msgspec import Meta
 from core.errors import ConfigurationError, ModelNotFound
 
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
-PermissionMode = Literal["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "plan"]
+PermissionMode = Literal["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan"]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,8 +78,11 @@ class Profiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Known models: {', '.join(profile.id for profile in self.profiles)}."
 
 
-def load(path: str | Path) -> Profiles:
-    """Read `models.yaml`. Raises `ConfigurationError` with one line that names the place."""
+def load(path: str | Path, log_ttl_seconds: float = float("inf")) -> Profiles:
+    """Read `models.yaml`. Raises `ConfigurationError` with one line that names the place.
+
+    No profile's run may take `log_ttl_seconds` or longer: it would outlive its own log.
+    """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -90,11 +93,11 @@ def load(path: str | Path) -> Profiles:
         profiles = msgspec.convert(data, Profiles)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
-    _check(profiles, path)
+    _check(profiles, path, log_ttl_seconds)
     return profiles
 
 
-def _check(profiles: Profiles, path: str | Path) -> None:
+def _check(profiles: Profiles, path: str | Path, log_ttl_seconds: float) -> None:
     ids = [profile.id for profile in profiles.profiles]
     for profile_id in ids:
         if ids.count(profile_id) > 1:
@@ -103,6 +106,12 @@ def _check(profiles: Profiles, path: str | Path) -> None:
         named = getattr(profiles.defaults, field)
         if named is not None and named not in ids:
             raise ConfigurationError(f"{path}: defaults.{field} names '{named}', which is no profile")
+    for profile in profiles.profiles:
+        if (profile.run_timeout_seconds or 0) >= log_ttl_seconds:
+            raise ConfigurationError(
+                f"{path}: the profile '{profile.id}' has run_timeout_seconds={profile.run_timeout_seconds:g}, which "
+                f"must be less than HEARTLINE_LOG_TTL_SECONDS={log_ttl_seconds:g}, or a run outlives its own log"
+            )
 
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

@@ -63,7 +63,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unfinished_ttl_seconds(self) -> int:
         """How long Redis keeps a run that nobody ends: longer than any run can wait and work."""
-        return self.log_ttl_seconds + int(self.run_timeout_seconds) + 3600
+        return 2 * self.log_ttl_seconds + 3600
+
+
+def environment(environ: Mapping[str, str], dotenv: str | Path | None = ".env") -> dict[str, str]:
+    """`environ` and, behind it, what the `dotenv` file sets: keys of the CLI's may stand there, too."""
+    from_file = dotenv_values(dotenv) if dotenv else {}
+    return {**{name: value for name, value in from_file.items() if value is not None}, **environ}
 
 
 def load(environ: Mapping[str, str], dotenv: str | Path | None = ".env") -> Settings:
@@ -71,8 +77,7 @@ def load(environ: Mapping[str, str], dotenv: str | Path | None = ".env") -> Sett
 
     Raises `ConfigurationError` with one line that names the variable and what it must be.
     """
-    from_file = dotenv_values(dotenv) if dotenv else {}
-    found = {**from_file, **environ}
+    found = environment(environ, dotenv)
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
     given = {known[name]: value.strip() for name, value in found.items() if name in known and value}
     for name in found:

@@ -8,7 +8,8 @@ good() { # a program that names a version that is not older than the wanted one
     found=$("$1" --version 2>/dev/null | sed -n '1s/^\([0-9]*\.[0-9]*\.[0-9]*\).*/\1/p') || return 1
     [ -n "$found" ] && [ "$(newest "$found" "$wanted")" = "$found" ]
 }
-[ -n "${HEARTLINE_CLAUDE_BIN:-}" ] && exit 0  # the worker checks it, and says what is wrong
+# Where the operator names one, the worker checks it and says what is wrong.
+if [ -n "${HEARTLINE_CLAUDE_BIN:-}" ] || grep -qs '^ *HEARTLINE_CLAUDE_BIN=..*' .env; then exit 0; fi
 if path=$(command -v claude) && good "$path"; then exit 0; fi
 if [ -x .cli/node_modules/.bin/claude ] && good .cli/node_modules/.bin/claude; then exit 0; fi
 if ! command -v npm >/dev/null; then

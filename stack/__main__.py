@@ -60,10 +60,11 @@ class Stack:
 
     def _wait_until_ready(self) -> bool:
         url = f"http://{host_for_clients(self._settings)}/readyz"
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever HTTP_PROXY says
         deadline = time.monotonic() + READY_SECONDS
         while not self._signals and not self._dead() and time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(url, timeout=2):
+                with direct.open(url, timeout=2):
                     return True
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
@@ -126,7 +127,7 @@ def host_for_clients(given: Settings) -> str:
 def banner(given: Settings, key: str) -> str:
     """What a newcomer needs: the URL, the key, the models, and a line to try at once."""
     base = f"http://{host_for_clients(given)}/v1"
-    ids = [profile.id for profile in profiles.load(given.models_file).profiles]
+    ids = [profile.id for profile in profiles.load(given.models_file, given.log_ttl_seconds).profiles]
     shown = key or "(one of HEARTLINE_API_KEYS)"
     trial = next((i for i in ids if "diagnostic" in i), ids[0])
     question = json.dumps({"model": trial, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})
@@ -144,7 +145,7 @@ def banner(given: Settings, key: str) -> str:
 def main() -> int:
     try:
         loaded = settings.load(os.environ)
-        profiles.load(loaded.models_file)
+        profiles.load(loaded.models_file, loaded.log_ttl_seconds)
         return Stack(loaded).run()
     except ConfigurationError as error:
         print(f"heartline: {error}", file=sys.stderr)

@@ -1,5 +1,8 @@
 """The embedded Redis: a Valkey server from a wheel, on a socket in the state folder, with persistence."""
 
+import hashlib
+import os
+import stat
 import subprocess
 import tempfile
 import time
@@ -15,6 +18,17 @@ MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 104 on macOS, 108 on Linux
 START_SECONDS = 60  # a large append-only file takes its time to load
 
 
+def _short_folder(folder: Path) -> Path:
+    """A folder with a short path that stands for `folder`, and belongs to this user alone."""
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    short = Path(tempfile.gettempdir()) / f"heartline-{os.getuid()}-{name}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    found = short.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigurationError(f"{short} belongs to somebody else; choose a shorter HEARTLINE_STATE_DIR")
+    return short
+
+
 class EmbeddedValkey:
     """Reachable through a Unix socket only, so by nobody but this user."""
 
@@ -23,7 +37,7 @@ class EmbeddedValkey:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket = self._folder / "valkey.sock"
         if len(str(self._socket).encode()) > MAX_SOCKET_PATH:
-            self._socket = Path(tempfile.mkdtemp(prefix="heartline-")) / "valkey.sock"
+            self._socket = _short_folder(self._folder) / "valkey.sock"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

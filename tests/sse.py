@@ -1,7 +1,9 @@
 """Reading event streams in tests: a parser by the letter, and a client that can stop and come back."""
 
+import contextlib
 import http.client
 import json
+import socket
 import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator
@@ -67,7 +69,7 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self._thread: threading.Thread | None = None
-        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self._cut = False
 
     @property
@@ -91,9 +93,9 @@ class Watcher:
         if self._thread is None:
             return
         self._cut = True
-        connection = self._connection
-        if connection is not None and connection.sock is not None:
-            connection.sock.close()
+        if (connected := self._socket) is not None:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
         self.join()
 
     def join(self, seconds: float = 30) -> None:
@@ -105,19 +107,22 @@ class Watcher:
             raise self.failure
 
     def _read(self, base_url: str) -> None:
+        address = urllib.parse.urlsplit(base_url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
         try:
-            address = urllib.parse.urlsplit(base_url)
-            self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+            connection.connect()
+            self._socket = connection.sock
             headers = {"Authorization": f"Bearer {self.key}", "Last-Event-ID": str(self.cursor)}
-            self._connection.request("GET", f"/v1/runs/{self.run_id}/events", headers=headers)
-            response = self._connection.getresponse()
+            connection.request("GET", f"/v1/runs/{self.run_id}/events", headers=headers)
+            response = connection.getresponse()
             assert response.status in (200, 204), response.read()
             for frame in frames(line.decode().rstrip("\r\n") for line in response):
                 if frame.data is not None and frame.id is not None:
                     self.seen.append(frame.json)
+            response.close()
         except BaseException as error:
             if not self._cut:
                 self.failure = error
         finally:
-            if self._connection is not None:
-                self._connection.close()
+            self._socket = None
+            connection.close()

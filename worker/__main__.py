@@ -15,21 +15,22 @@ from worker.slots import Slots
 
 def main() -> int:
     try:
-        loaded = settings.load(os.environ)
+        environ = settings.environment(os.environ)
+        loaded = settings.load(environ)
         if not loaded.redis_url:
             raise ConfigurationError(
                 "HEARTLINE_REDIS_URL is not set: a worker alone needs a Redis ('make run' starts one by itself)"
             )
-        known = profiles.load(loaded.models_file)
+        known = profiles.load(loaded.models_file, loaded.log_ttl_seconds)
         for profile in known.profiles:
-            profiles.environment_of(profile, os.environ)
+            profiles.environment_of(profile, environ)
         needs_cli = any(profile.runner == "claude" for profile in known.profiles)
-        claude_bin = find(loaded, os.environ) if needs_cli else ""
+        claude_bin = find(loaded, environ) if needs_cli else ""
     except ConfigurationError as error:
         print(f"heartline: {error}", file=sys.stderr)
         return 2
     configure(loaded.log_level)
-    slots = Slots(loaded, known, claude_bin)
+    slots = Slots(loaded, known, claude_bin, environ)
 
     def stop(number: int, _: FrameType | None) -> None:
         logging.getLogger(__name__).info("worker_signal signal=%s", signal.Signals(number).name)

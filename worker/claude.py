@@ -147,7 +147,7 @@ class Translator:
             text = "\n\n" + text
         self._block_open = True
         self._characters += len(text)
-        self.answer_bytes += len(text)
+        self.answer_bytes += len(text.encode())
         return [events.Text(text=text)]
 
     def _retract(self) -> list[Event]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from rq.job import Job
 
-from core.errors import RunNotFound
-from core.log import EventLog, Writer
+from core.errors import ModelNotFound, RunNotFound
+from core.events import Failed
+from core.log import EventLog, Writer, finish_from_outside
 from core.profiles import Profiles
 from core.queue import JOB
 from core.runs import RunStore
@@ -40,10 +41,12 @@ def perform(run_id: str) -> str | None:
         run, request = here.store.get(run_id), here.store.request(run_id)
     except RunNotFound:
         return "expired"
-    task = Task(run, request, here.profiles.get(run.profile))
     here.stop = Stop()
     try:
+        task = Task(run, request, here.profiles.get(run.profile))
         here.supervisor.perform(task, Writer(here.log, run_id), here.name, here.stop)
+    except ModelNotFound as error:
+        finish_from_outside(here.log, run_id, Failed(code="unknown_profile", message=str(error)))
     finally:
         here.stop = None
     return here.store.get(run_id).status.value

@@ -191,9 +191,7 @@ class SlotThread:
 class Slots:
     """All slots of this worker process."""
 
-    def __init__(
-        self, settings: Settings, profiles: Profiles, claude_bin: str, environ: Mapping[str, str] = os.environ
-    ) -> None:
+    def __init__(self, settings: Settings, profiles: Profiles, claude_bin: str, environ: Mapping[str, str]) -> None:
         self._settings = settings
         self._profiles = profiles
         self._claude_bin = claude_bin
@@ -264,7 +262,8 @@ class Slots:
         ending = Failed(code="worker_shutdown", message=sentence(self._settings.language, "worker_shutdown"))
         for thread in self._threads:
             thread.stop_run(ending)
+        deadline = time.monotonic() + 2 * self._settings.stop_grace_seconds
         for thread in self._threads:
-            thread.join(self._settings.stop_grace_seconds * 2)
+            thread.join(max(0, deadline - time.monotonic()))
         left = [thread for thread in self._threads if thread.alive]
         logger.info("worker_stopped worker=%s left=%d", self.name, len(left))

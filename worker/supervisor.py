@@ -6,7 +6,6 @@ The one place that decides a run's ending; whatever happens in here, the run get
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +74,7 @@ class Supervisor:
         settings: Settings,
         claude_bin: str,
         workspaces: Workspaces,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -157,8 +156,8 @@ class Supervisor:
             if self._clock() >= deadline:
                 return self._failed("timeout", "timeout", seconds=round(limit))
             if translator.answer_bytes > self._settings.max_answer_bytes:
-                megabytes = self._settings.max_answer_bytes >> 20
-                return self._failed("answer_too_long", "too_long", megabytes=megabytes)
+                megabytes = self._settings.max_answer_bytes / 1e6
+                return self._failed("answer_too_long", "too_long", megabytes=f"{megabytes:.2g}")
 
     def _ending(self, result: Result, profile: Profile) -> Terminal:
         if not result.is_error:

@@ -29,14 +29,14 @@ class Workspaces:
             workspace.rmdir()
 
     def sweep(self) -> int:
-        """Remove workspaces that have been kept for long enough; returns how many."""
+        """Remove folders that have been kept for long enough, a killed worker's included; returns how many."""
         removed, now = 0, time.time()
-        for workspace in self._workspaces.glob("*"):
-            if now - workspace.stat().st_mtime > self._keep_seconds:
-                shutil.rmtree(workspace, ignore_errors=True)
+        for folder in (*self._workspaces.glob("*"), *self._private.glob("*")):
+            if now - folder.stat().st_mtime > self._keep_seconds:
+                shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
         if removed:
-            logger.info("workspaces_removed count=%d", removed)
+            logger.info("folders_removed count=%d", removed)
         return removed
 
     @staticmethod

@@ -17,7 +17,8 @@ obeyed in this order:
     tool: {name, input, output, seconds}
                                     a tool call that takes so long
     text: [delta, ...]              is the answer; repeat: N says it N times, interval: seconds pauses between
-                                    deltas, size: bytes makes each delta (of ASCII) that long
+                                    deltas, size: bytes makes each delta (of ASCII) that long; "@now" in a
+                                    delta becomes the Unix time in seconds
     error: message                  is an API error, after the text if there is one
     no_result: true                 exits here: the output ends without a result
     hang_after_result: seconds      stays that long, even when stdin is closed
@@ -214,6 +215,7 @@ class FakeClaude:
         size: int | None = command.get("size")
         for piece in chain.from_iterable(repeat(pieces, command.get("repeat", 1))):
             self._inbox.pause(command.get("interval", 0) if self._said else 0)
+            piece = piece.replace("@now", repr(time.time()))
             self._said.append(piece if size is None else (piece * size)[:size])
             self._delta(type="text_delta", text=self._said[-1])
         self._assistant(self._text_block())

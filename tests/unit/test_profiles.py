@@ -93,8 +93,8 @@ def test_the_order_of_the_file_is_kept(folder: Path) -> None:
     ("text", "place"),
     [
         ("", "null"),
-        ("just text", "expected"),
-        ("[]", "expected"),
+        ("just text", "Expected"),
+        ("[]", "Expected"),
         ("{}", "profiles"),
         ("profiles: []", "$.profiles"),
         ("profiles: {id: a}", "$.profiles"),
