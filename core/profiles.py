@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from core.errors import ConfigurationError, ModelNotFound
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
+Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}\Z")]
 PermissionMode = Literal["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan"]
 
 
@@ -32,7 +32,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     effort: str | None = None
     max_turns: Annotated[int, Meta(ge=1)] | None = None
     max_budget_usd: Annotated[float, Meta(gt=0)] | None = None
-    run_timeout_seconds: Annotated[float, Meta(gt=0)] | None = None
+    run_timeout_seconds: Annotated[float, Meta(gt=0, le=30 * 86400)] | None = None
     flags: tuple[str, ...] = ()
     environment: dict[str, str] = {}
 
@@ -87,7 +87,7 @@ def load(path: str | Path, log_ttl_seconds: float = float("inf")) -> Profiles:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"HEARTLINE_MODELS_FILE={path}: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise ConfigurationError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     try:
         profiles = msgspec.convert(data, Profiles)

@@ -98,7 +98,7 @@ def _convert(given: dict[str, str]) -> Settings:
 
 
 def _check(settings: Settings) -> None:
-    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", settings.bind) or settings.address[1] > 65535:
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", settings.bind, re.ASCII) or settings.address[1] > 65535:
         raise _wrong(settings, "bind", "expected host:port, such as 127.0.0.1:8080")
     if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigurationError(
@@ -119,7 +119,7 @@ def _ladder(settings: Settings, lower: str, upper: str, why: str, *, equal: bool
 
 
 def _wrong(settings: Settings, name: str, must: str) -> ConfigurationError:
-    return ConfigurationError(f"{_variable(name)}={getattr(settings, name)}: {must}")
+    return ConfigurationError(f"{_variable(name)}={' '.join(str(getattr(settings, name)).split())}: {must}")
 
 
 def _variable(name: str) -> str:

@@ -5,6 +5,7 @@ What the CLI prints is seen with 2.1.329: `system/init`, then per message of the
 lines with the tools' results, and one `result`. Lines of sub-agents carry `parent_tool_use_id`.
 """
 
+import contextlib
 import json
 import logging
 from typing import Any
@@ -22,46 +23,106 @@ _SUMMARY_FIELDS = (
 )  # fmt: skip
 
 
-class Line(msgspec.Struct, frozen=True):
-    """What is read of a line. A field that is missing or null stays at its default."""
+class Delta(msgspec.Struct, frozen=True):
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
 
-    type: str = ""
+
+class Block(msgspec.Struct, frozen=True):
+    """A content block of a message: text, thinking, tool_use or tool_result."""
+
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Any = None
+    tool_use_id: str | None = None
+    content: Any = None
+    is_error: bool | None = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    id: str | None = None
+    model: str | None = None
+    content: str | tuple[Block, ...] | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.content if isinstance(self.content, tuple) else ()
+
+
+class StreamEvent(msgspec.Struct, frozen=True):
+    type: str | None = None
+    message: Message | None = None
+    delta: Delta | None = None
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What is read of a line; every field may be missing or null."""
+
+    type: str | None = None
     subtype: str | None = None
     session_id: str | None = None
     parent_tool_use_id: str | None = None
-    event: dict[str, Any] | None = None
-    message: dict[str, Any] | None = None
+    event: StreamEvent | None = None
+    message: Message | None = None
     # system
     model: str | None = None
     status: str | None = None
-    attempt: int = 0
-    max_retries: int = 0
-    retry_delay_ms: float = 0
+    attempt: int | None = None
+    max_retries: int | None = None
+    retry_delay_ms: float | None = None
     error_status: int | None = None
     # result
-    is_error: bool = False
+    is_error: bool | None = None
     result: str | None = None
-    errors: tuple[Any, ...] = ()
+    errors: tuple[Any, ...] | None = None
     stop_reason: str | None = None
-    num_turns: int = 0
+    num_turns: int | None = None
     total_cost_usd: float | None = None
-    usage: dict[str, Any] | None = None
-    terminal_reason: str | None = None
-    api_error_status: int | None = None
+    usage: Tokens | None = None
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    type: str | None = None
 
 
 _decode = msgspec.json.Decoder(Line).decode
+_decode_kind = msgspec.json.Decoder(_Kind).decode
+_KINDS = {"stream_event", "assistant", "user", "system", "result"}
 
 
 def decode(line: bytes) -> Line:
-    """One line. The CLI is JavaScript and may print half of a surrogate pair, which only the standard
-    library reads. Raises `ValueError` for what is no JSON, or has a field of another type."""
+    """One line. Raises `ValueError` for what is no JSON object, or has a field of another type."""
     try:
         return _decode(line)
     except msgspec.ValidationError:
+        if _decode_kind(line).type not in _KINDS:
+            return Line()  # a kind that is not ours to read may use our words for other things
         raise
     except msgspec.DecodeError:
-        return msgspec.convert(json.loads(line), Line)
+        return _decode_torn(line)
+
+
+def _decode_torn(line: bytes) -> Line:
+    """The CLI is JavaScript and may print half of a surrogate pair, which only the standard library reads.
+
+    In a delta its other half may follow: there it stays; anywhere else it becomes a replacement character.
+    """
+    torn = json.loads(line)
+    whole = json.loads(json.dumps(torn, ensure_ascii=False).encode("utf-8", "replace"))
+    with contextlib.suppress(KeyError, TypeError):
+        whole["event"]["delta"] = torn["event"]["delta"]
+    return msgspec.convert(whole, Line)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,19 +156,19 @@ class Translator:
             return []
         try:
             return self._translate(decode(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             kind = type(error).__name__  # never the error's text: it can quote the line
             logger.warning("cli_line_unreadable run_id=%s bytes=%d error=%s", self._run_id, len(line), kind)
             return []
 
     def _translate(self, line: Line) -> list[Event]:
         match line.type:
-            case "stream_event" if line.parent_tool_use_id is None:
-                return self._stream_event(line.event or {})
-            case "assistant":
-                return self._assistant(line.message or {}, line.parent_tool_use_id)
-            case "user":
-                return self._tool_results(line.message or {}, line.parent_tool_use_id)
+            case "stream_event" if line.parent_tool_use_id is None and line.event:
+                return self._stream_event(line.event)
+            case "assistant" if line.message:
+                return self._assistant(line.message, line.parent_tool_use_id)
+            case "user" if line.message:
+                return self._tool_results(line.message, line.parent_tool_use_id)
             case "system":
                 return self._system(line)
             case "result" if self.result is None:
@@ -117,93 +178,97 @@ class Translator:
 
     # --- the model's words ------------------------------------------------------------------------
 
-    def _stream_event(self, event: dict[str, Any]) -> list[Event]:
-        match event.get("type"):
-            case "message_start":
-                self._streamed.add(event["message"]["id"])
+    def _stream_event(self, event: StreamEvent) -> list[Event]:
+        match event.type:
+            case "message_start" if event.message and event.message.id:
+                self._streamed.add(event.message.id)
                 return self._retract()
             case "content_block_start":
-                self._block_open = False
-            case "content_block_delta":
-                return self._delta(event["delta"])
+                self._begin_block()
+            case "content_block_delta" if event.delta:
+                return self._delta(event.delta)
         return []
 
-    def _delta(self, delta: dict[str, Any]) -> list[Event]:
-        match delta.get("type"):
-            case "text_delta":
-                text = self._text(delta["text"])
-                self._unconfirmed += sum(len(piece.text) for piece in text)
-                return list(text)
-            case "thinking_delta" if delta["thinking"]:
-                return [events.Reasoning(text=_clean(delta["thinking"]))]
-        return []
+    def _begin_block(self) -> None:
+        self._block_open = False
+        self._half = ""
 
-    def _text(self, text: str) -> list[events.Text]:
-        """Blocks of text are paragraphs of the answer: what the CLI prints apart is not glued together."""
-        text, self._half = _join_halves(self._half + text)
-        if not text:
+    def _delta(self, delta: Delta) -> list[Event]:
+        whole, self._half = _join_halves(self._half + (delta.text or delta.thinking or ""))
+        if not whole:
             return []
+        if delta.type == "thinking_delta":
+            return [events.Reasoning(text=whole)]
+        text = self._text(whole)
+        self._unconfirmed += len(text.text)
+        return [text]
+
+    def _text(self, text: str) -> events.Text:
+        """Blocks of text are paragraphs of the answer: what the CLI prints apart is not glued together."""
         if self._characters and not self._block_open:
             text = "\n\n" + text
         self._block_open = True
         self._characters += len(text)
         self.answer_bytes += len(text.encode())
-        return [events.Text(text=text)]
+        return events.Text(text=text)
 
     def _retract(self) -> list[Event]:
         """The CLI asks the model again: what came since the last finished block is void."""
         void, self._unconfirmed = self._unconfirmed, 0
         self._characters -= void
-        self._block_open = False
+        self._begin_block()
         return [events.Retracted(characters=void)] if void else []
 
-    def _assistant(self, message: dict[str, Any], parent: str | None) -> list[Event]:
+    def _assistant(self, message: Message, parent: str | None) -> list[Event]:
         found: list[Event] = []
-        streamed = message.get("id") in self._streamed
-        failed = message.get("model") == "<synthetic>"
-        for block in _blocks(message):
-            match block.get("type"):
-                case "tool_use":
+        streamed = message.id in self._streamed
+        made_up = message.model == "<synthetic>"  # the CLI's own words: its `result` repeats them
+        for block in message.blocks:
+            match block.type:
+                case "tool_use" if block.id:
                     found.append(self._tool_started(block, parent))
                 case "text" if parent is None and streamed:
                     self._unconfirmed = 0
-                case "text" if parent is None and not failed:
+                case "text" if parent is None and block.text and not made_up:
                     found += self._retract()
-                    self._block_open = False
-                    found += self._text(block["text"])
-                case "thinking" if parent is None and not streamed and block.get("thinking"):
-                    found.append(events.Reasoning(text=_clean(block["thinking"])))
+                    found.append(self._text(block.text))
+                case "thinking" if parent is None and block.thinking and not streamed:
+                    found.append(events.Reasoning(text=block.thinking))
         return found
 
     # --- the tools --------------------------------------------------------------------------------
 
-    def _tool_started(self, block: dict[str, Any], parent: str | None) -> Event:
-        given = block.get("input") or {}
+    def _tool_started(self, block: Block, parent: str | None) -> Event:
+        given = block.input if isinstance(block.input, dict) else {}
         return events.ToolStarted(
-            tool_id=block["id"],
-            name=block["name"],
+            tool_id=block.id or "",
+            name=block.name or "",
             summary=summary(given),
             input=self._cut(json.dumps(given, ensure_ascii=False))[0],
             parent_tool_id=parent,
         )
 
-    def _tool_results(self, message: dict[str, Any], parent: str | None) -> list[Event]:
-        return [self._tool_finished(block, parent) for block in _blocks(message) if block.get("type") == "tool_result"]
+    def _tool_results(self, message: Message, parent: str | None) -> list[Event]:
+        return [
+            self._tool_finished(block, parent)
+            for block in message.blocks
+            if block.type == "tool_result" and block.tool_use_id
+        ]
 
-    def _tool_finished(self, block: dict[str, Any], parent: str | None) -> Event:
-        output, truncated = self._cut(_plain(block.get("content")))
+    def _tool_finished(self, block: Block, parent: str | None) -> Event:
+        output, truncated = self._cut(_plain(block.content))
         return events.ToolFinished(
-            tool_id=block["tool_use_id"],
+            tool_id=block.tool_use_id or "",
             output=output,
-            is_error=bool(block.get("is_error")),
+            is_error=bool(block.is_error),
             truncated=truncated,
             parent_tool_id=parent,
         )
 
     def _cut(self, text: str) -> tuple[str, bool]:
-        data = text.encode("utf-8", "replace")
+        data = text.encode()
         whole = len(data) <= self._max_tool_output
-        return (data.decode() if whole else data[: self._max_tool_output].decode("utf-8", "ignore")), not whole
+        return (text if whole else data[: self._max_tool_output].decode("utf-8", "ignore")), not whole
 
     # --- the CLI's own words ----------------------------------------------------------------------
 
@@ -214,9 +279,9 @@ class Translator:
                 return [events.Session(session_id=line.session_id, model=line.model or "")]
             case "api_retry":
                 retry = events.ApiRetry(
-                    attempt=line.attempt,
-                    max_attempts=line.max_retries,
-                    delay_seconds=line.retry_delay_ms / 1000,
+                    attempt=line.attempt or 0,
+                    max_attempts=line.max_retries or 0,
+                    delay_seconds=(line.retry_delay_ms or 0) / 1000,
                     http_status=line.error_status,
                 )
                 return [*self._retract(), retry]
@@ -225,9 +290,9 @@ class Translator:
         return []
 
     def _result(self, line: Line) -> list[Event]:
-        kind: str = line.subtype or ""
-        failed = line.is_error or kind.startswith("error")
-        reason = line.result or "; ".join(map(str, line.errors)) or kind or "unknown"
+        kind = line.subtype or ""
+        failed = bool(line.is_error) or kind.startswith("error")
+        reason = line.result or "; ".join(map(str, line.errors or ())) or kind or "unknown"
         self.result = Result(
             is_error=failed,
             kind=kind,
@@ -237,20 +302,20 @@ class Translator:
         )
         if failed or self._characters or not line.result:
             return []
-        return list(self._text(line.result))  # some answers, a local command's for one, come only here
+        return [self._text(line.result)]  # some answers, a local command's for one, come only here
 
 
 def usage(line: Line) -> Usage:
     """The result line's numbers; Anthropic counts cached input apart, we count it in."""
-    numbers = line.usage or {}
-    cached = numbers.get("cache_read_input_tokens") or 0
-    written = numbers.get("cache_creation_input_tokens") or 0
+    tokens = line.usage or Tokens()
+    cached = tokens.cache_read_input_tokens or 0
+    written = tokens.cache_creation_input_tokens or 0
     return Usage(
-        input_tokens=(numbers.get("input_tokens") or 0) + cached + written,
+        input_tokens=(tokens.input_tokens or 0) + cached + written,
         cached_input_tokens=cached,
-        output_tokens=numbers.get("output_tokens") or 0,
+        output_tokens=tokens.output_tokens or 0,
         cost_usd=line.total_cost_usd or 0.0,
-        turns=line.num_turns,
+        turns=line.num_turns or 0,
     )
 
 
@@ -259,15 +324,10 @@ def summary(given: dict[str, Any]) -> str:
     for name in _SUMMARY_FIELDS:
         value = given.get(name)
         if isinstance(value, str) and value.strip():
-            line = " ".join(_clean(value).split())
+            line = " ".join(value.split())
             cut = len(line) > MAX_SUMMARY_CHARACTERS
             return line[: MAX_SUMMARY_CHARACTERS - 1] + "…" if cut else line
     return ""
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which are valid in JSON and in Python, and nowhere else."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _join_halves(text: str) -> tuple[str, str]:
@@ -277,11 +337,6 @@ def _join_halves(text: str) -> tuple[str, str]:
     half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
     whole = text[: len(text) - len(half)]
     return whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"), half
-
-
-def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
-    content = message.get("content")
-    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
 
 def _plain(content: Any) -> str:

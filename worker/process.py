@@ -122,9 +122,8 @@ class Process:
         sweep(self._run_id, grace_seconds)
         for thread in self._threads:
             thread.join(grace_seconds)
-        for name in ("stdin", "stdout", "stderr"):
-            with contextlib.suppress(OSError):
-                self._pipe(name).close()
+            if thread.is_alive():  # somebody whom no sweep finds holds the pipe; the thread ends with him
+                logger.warning("cli_pipe_held run_id=%s thread=%s", self._run_id, thread.name)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -146,7 +145,7 @@ class Process:
             pipe.close()
 
     def _read(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), pipe:
             while line := self._readline(pipe):
                 self._deliver(line)
         self._deliver(_END)
@@ -171,7 +170,7 @@ class Process:
                 continue
 
     def _read_stderr(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), pipe:
             while chunk := os.read(pipe.fileno(), 8192):
                 self._stderr += chunk
                 del self._stderr[:-MAX_STDERR_BYTES]
@@ -183,8 +182,10 @@ def sweep(run_id: str, grace_seconds: float) -> int:
     The CLI runs tools in sessions of their own: no process group and no parent leads to them (seen with
     CLI 2.1), but they inherit its environment.
     """
-    deadline, found = time.monotonic() + grace_seconds, 0
-    while left := list(marked(run_id)):
+    deadline, found, clean_looks = time.monotonic() + grace_seconds, 0, 0
+    while clean_looks < 2:  # a process in the middle of its exec shows no environment: look twice
+        left = list(marked(run_id))
+        clean_looks = 0 if left else clean_looks + 1
         found = max(found, len(left))
         for process in left:
             with contextlib.suppress(psutil.Error):

@@ -1,6 +1,8 @@
 """The folders of a run below the state folder: where it works, and what it is given. Paths come from ids only."""
 
+import contextlib
 import logging
+import re
 import shutil
 import time
 from pathlib import Path
@@ -32,9 +34,10 @@ class Workspaces:
         """Remove folders that have been kept for long enough, a killed worker's included; returns how many."""
         removed, now = 0, time.time()
         for folder in (*self._workspaces.glob("*"), *self._private.glob("*")):
-            if now - folder.stat().st_mtime > self._keep_seconds:
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
+            with contextlib.suppress(FileNotFoundError):  # another worker on this host sweeps, too
+                if now - folder.stat().st_mtime > self._keep_seconds:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += 1
         if removed:
             logger.info("folders_removed count=%d", removed)
         return removed
@@ -48,6 +51,6 @@ class Workspaces:
 
 def _safe(run_id: str) -> str:
     """A run id is 32 hex digits; anything else never becomes a path. Raises `ValueError`."""
-    if not (len(run_id) == 32 and run_id.isalnum() and run_id.isascii()):
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id):
         raise ValueError(f"not a run id: {run_id!r}")
     return run_id

@@ -27,6 +27,7 @@ _FINISH_REASONS = {"max_tokens": "length", "refusal": "content_filter"}
 class Part(msgspec.Struct, frozen=True):
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -130,10 +131,12 @@ def _text(message: ChatMessage, where: str) -> str:
 
 
 def _part(part: Part, where: str) -> str:
-    if part.type in ("text", "input_text", "output_text", "refusal"):
-        if part.text is None and part.type != "refusal":
+    if part.type == "refusal":
+        return part.refusal or ""
+    if part.type in ("text", "input_text", "output_text"):
+        if part.text is None:
             raise InvalidRequest(f"{where}.text: expected a string.", param=f"{where}.text")
-        return part.text or ""
+        return part.text
     raise InvalidRequest(f"{where}.type: '{part.type[:40]}' is not supported; send text.", param=f"{where}.type")
 
 

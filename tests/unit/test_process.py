@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,16 @@ SECONDS = 30.0  # nothing here takes as long, unless it hangs
 def _nothing_is_left() -> Iterator[None]:
     """Fails a test that leaves a thread, a descriptor or a child process."""
     me = psutil.Process()
-    before = (threading.active_count(), me.num_fds(), len(me.children()))
+
+    def held() -> tuple[int, int, int]:
+        return threading.active_count(), me.num_fds(), len(me.children())
+
+    before = held()
     yield
-    assert (threading.active_count(), me.num_fds(), len(me.children())) == before
+    deadline = time.monotonic() + 5
+    while held() != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert held() == before
 
 
 @pytest.fixture
@@ -79,14 +87,19 @@ def all_lines(process: Process) -> list[bytes]:
     return found
 
 
-def wait_for(process: Process, kind: str) -> Json:
-    """The first line of this type or subtype; the process may go on."""
+def until(process: Process, kind: str) -> list[Json]:
+    """The lines up to the first of this type or subtype; the process may go on."""
+    found: list[Json] = []
     while lines := process.lines(SECONDS):
-        for line in lines:
-            said: Json = json.loads(line)
-            if kind in (said["type"], said.get("subtype")):
-                return said
+        found += map(json.loads, lines)
+        if any(kind in (said["type"], said.get("subtype")) for said in found):
+            return found
     raise AssertionError(f"its output ended without a line {kind}")
+
+
+def child_of(process: Process) -> int:
+    """The child that the stand-in was told to start, some lines before its result."""
+    return next(int(said["task_id"]) for said in until(process, "result") if said.get("subtype") == "task_started")
 
 
 def alive(pid: int) -> bool:
@@ -113,7 +126,7 @@ def test_a_conversation_comes_from_the_first_line_to_the_result(claude: Start) -
 
 def test_a_line_comes_while_the_process_goes_on(claude: Start) -> None:
     process = claude(text=["one", "two"], interval=60)
-    assert wait_for(process, "stream_event")["event"]["type"] == "message_start"
+    assert until(process, "stream_event")[0]["type"] == "system"
     assert process.returncode is None
 
 
@@ -206,8 +219,7 @@ def test_two_megabytes_of_prompt_block_nobody(start: Start) -> None:
     text = ("x" * 65_535 + " ") * 32
     process = start(*FAKE, stdin=prompt(text))
     process.finish_input()
-    result = wait_for(process, "result")
-    assert result["result"] == text
+    assert until(process, "result")[-1]["result"] == text
 
 
 def test_a_process_that_does_not_read_its_prompt_can_still_be_closed(start: Start) -> None:
@@ -300,21 +312,21 @@ def test_closing_one_that_has_ended_changes_nothing(start: Start) -> None:
 
 def test_with_patience_it_may_end_by_itself(claude: Start) -> None:
     process = claude(text=["ok"])
-    wait_for(process, "result")
+    until(process, "result")
     process.close(SECONDS, SECONDS)
     assert process.returncode == 0
 
 
 def test_closing_asks_before_it_kills(claude: Start) -> None:
     process = claude(text=["a", "b"], interval=60)
-    wait_for(process, "stream_event")
+    until(process, "stream_event")
     process.close(SECONDS)
     assert process.returncode == 0  # it has heeded SIGINT, and ended by itself
 
 
 def test_closing_ends_one_that_ignores_sigint(claude: Start) -> None:
     process = claude(ignore_sigint=True, ignore_sigterm=True, text=["ok"], hang_after_result=60)
-    wait_for(process, "result")
+    until(process, "result")
     process.close(0.1)
     assert process.returncode == -signal.SIGKILL
     assert not alive(process.pid)
@@ -329,15 +341,16 @@ def test_closing_ends_one_whose_lines_nobody_reads(start: Start) -> None:
 
 def test_closing_sweeps_a_child_in_a_session_of_its_own(claude: Start) -> None:
     process = claude(child=60, text=["ok"], hang_after_result=60)
-    child = int(wait_for(process, "task_started")["task_id"])
+    child = child_of(process)
     assert alive(child)
     process.close(SECONDS)
     assert not alive(child)
 
 
 def test_closing_sweeps_a_child_that_outlived_its_parent(claude: Start) -> None:
-    process = claude(child=60, no_result=True)
-    child = int(wait_for(process, "task_started")["task_id"])
+    process = claude(child=60, text=["ok"])
+    child = child_of(process)
+    process.finish_input()
     assert process.wait(SECONDS)
     assert alive(child)
     process.close(SECONDS)
@@ -377,7 +390,7 @@ def test_sweeping_one_run_leaves_the_others_alone(claude: Start) -> None:
     mine, other = new_id(), new_id()
     one = claude(run_id=mine, child=60, text=["ok"], hang_after_result=60)
     two = claude(run_id=other, child=60, text=["ok"], hang_after_result=60)
-    children = [int(wait_for(each, "task_started")["task_id"]) for each in (one, two)]
+    children = [child_of(one), child_of(two)]
     assert {each.pid for each in marked(mine)} == {one.pid, children[0]}
     one.close(SECONDS)
     assert [alive(child) for child in children] == [False, True]
@@ -388,9 +401,37 @@ def test_sweeping_one_run_leaves_the_others_alone(claude: Start) -> None:
 def test_sweeping_counts_what_it_found(claude: Start) -> None:
     run_id = new_id()
     process = claude(run_id=run_id, child=60, text=["ok"], hang_after_result=60)
-    wait_for(process, "result")
+    until(process, "result")
     assert sweep(run_id, SECONDS) == 2
     assert sweep(run_id, SECONDS) == 0
+
+
+class Exec:
+    """A process in the middle of its exec: the kernel shows its environment only a moment later."""
+
+    pid = -1
+
+    def __init__(self, run_id: str) -> None:
+        self._environments = [{}, {MARK: run_id}]
+        self.killed = False
+
+    def status(self) -> str:
+        return psutil.STATUS_ZOMBIE if self.killed else psutil.STATUS_RUNNING
+
+    def environ(self) -> dict[str, str]:
+        return self._environments.pop(0) if len(self._environments) > 1 else self._environments[0]
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_sweeping_finds_a_process_that_was_just_about_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = new_id()
+    starting = Exec(run_id)
+    monkeypatch.setattr(psutil, "process_iter", lambda *_: iter([starting]))
+    monkeypatch.setattr(psutil, "wait_procs", lambda *_, **__: ([], []))
+    sweep(run_id, SECONDS)
+    assert starting.killed
 
 
 def test_the_worker_itself_is_never_marked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,10 +442,10 @@ def test_the_worker_itself_is_never_marked(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_closing_from_several_threads_at_once_is_safe(claude: Start) -> None:
     process = claude(text=["a", "b"], interval=60)
-    wait_for(process, "stream_event")
+    until(process, "stream_event")
     closing = [threading.Thread(target=process.close, args=(SECONDS,)) for _ in range(3)]
     for thread in closing:
         thread.start()
     for thread in closing:
         thread.join(SECONDS)
-    assert process.returncode == 0
+    assert process.returncode is not None
