@@ -60,8 +60,12 @@ def parse(entries: list[str], source: str) -> dict[str, str]:
             raise ConfigurationError(f"{source}: entry {number}: expected name:key")
         if len(key) < MIN_KEY_CHARACTERS:
             raise ConfigurationError(f"{source}: the key of '{name}' needs {MIN_KEY_CHARACTERS} characters or more")
+        if not key.isascii():
+            raise ConfigurationError(f"{source}: the key of '{name}' has characters that no HTTP header can carry")
         if name in keys:
             raise ConfigurationError(f"{source}: the name '{name}' is used twice")
+        if key in keys.values():
+            raise ConfigurationError(f"{source}: the key of '{name}' is another name's, too")
         keys[name] = key
     if not keys:
         raise ConfigurationError(f"{source}: there is no key in it")

@@ -130,4 +130,12 @@ def environment_of(profile: Profile, environ: Mapping[str, str]) -> dict[str, st
             raise ConfigurationError(f"models.yaml: profile '{profile.id}' needs {name}, which is not set")
         return value
 
-    return {name: _VARIABLE.sub(fill, value) for name, value in profile.environment.items()}
+    filled = {}
+    for name, value in profile.environment.items():
+        rest = _VARIABLE.sub("", value)
+        if "${" in rest:
+            raise ConfigurationError(
+                f"models.yaml: profile '{profile.id}', environment {name}: write ${{VAR}} or ${{VAR:-default}}"
+            )
+        filled[name] = _VARIABLE.sub(fill, value)
+    return filled

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from dotenv import dotenv_values
 from msgspec import Meta
+from redis.connection import parse_url
 
 from core.errors import ConfigurationError
 
 PREFIX = "HEARTLINE_"
-NOT_SETTINGS = ("HEARTLINE_RUN_ID", "HEARTLINE_TEST_")
-"""Variables with our prefix that are no settings: the mark of a run's processes, and the tests' own."""
+NOT_SETTINGS = {"HEARTLINE_RUN_ID"}
+"""Variables with our prefix that are no settings: the mark of a run's processes."""
 
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
@@ -69,7 +70,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def environment(environ: Mapping[str, str], dotenv: str | Path | None = ".env") -> dict[str, str]:
     """`environ` and, behind it, what the `dotenv` file sets: keys of the CLI's may stand there, too."""
     from_file = dotenv_values(dotenv) if dotenv else {}
-    return {**{name: value for name, value in from_file.items() if value is not None}, **environ}
+    return {**{name: value for name, value in from_file.items() if value}, **_set(environ)}
+
+
+def _set(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without our own variables that are empty: an empty setting is one that is not made."""
+    return {name: value for name, value in environ.items() if value or not name.startswith(PREFIX)}
 
 
 def load(environ: Mapping[str, str], dotenv: str | Path | None = ".env") -> Settings:
@@ -80,8 +86,8 @@ def load(environ: Mapping[str, str], dotenv: str | Path | None = ".env") -> Sett
     found = environment(environ, dotenv)
     known = {PREFIX + name.upper(): name for name in Settings.__struct_fields__}
     given = {known[name]: value.strip() for name, value in found.items() if name in known and value}
-    for name in found:
-        if name.startswith(PREFIX) and name not in known and not name.startswith(NOT_SETTINGS):
+    for name in (*found, *environ):
+        if name.startswith(PREFIX) and name not in known and name not in NOT_SETTINGS:
             raise ConfigurationError(f"{name}: there is no such setting")
     settings = _convert(given)
     _check(settings)
@@ -100,10 +106,11 @@ def _convert(given: dict[str, str]) -> Settings:
 def _check(settings: Settings) -> None:
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", settings.bind, re.ASCII) or settings.address[1] > 65535:
         raise _wrong(settings, "bind", "expected host:port, such as 127.0.0.1:8080")
-    if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
-        raise ConfigurationError(
-            f"{_variable('redis_url')}: expected a URL that starts with redis://, rediss:// or unix://"
-        )
+    if settings.redis_url:
+        try:
+            parse_url(settings.redis_url)
+        except ValueError as error:  # the URL itself is not shown: it may hold a password
+            raise ConfigurationError(f"{_variable('redis_url')}: {' '.join(str(error).split())}") from None
     _ladder(settings, "heartbeat_seconds", "proxy_idle_seconds", "or a proxy closes a silent stream first")
     _ladder(settings, "stop_grace_seconds", "drain_seconds", "or a stopping worker has no time to stop its runs")
     _ladder(settings, "run_timeout_seconds", "log_ttl_seconds", "or a run outlives its own log")

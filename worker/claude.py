@@ -5,7 +5,6 @@ What the CLI prints is seen with 2.1.329: `system/init`, then per message of the
 lines with the tools' results, and one `result`. Lines of sub-agents carry `parent_tool_use_id`.
 """
 
-import contextlib
 import json
 import logging
 from typing import Any
@@ -119,10 +118,11 @@ def _decode_torn(line: bytes) -> Line:
     In a delta its other half may follow: there it stays; anywhere else it becomes a replacement character.
     """
     torn = json.loads(line)
-    whole = json.loads(json.dumps(torn, ensure_ascii=False).encode("utf-8", "replace"))
-    with contextlib.suppress(KeyError, TypeError):
-        whole["event"]["delta"] = torn["event"]["delta"]
-    return msgspec.convert(whole, Line)
+    whole = _decode(json.dumps(torn, ensure_ascii=False).encode("utf-8", "replace"))
+    if whole.event is None or whole.event.delta is None:
+        return whole
+    delta = msgspec.convert(torn["event"]["delta"], Delta)
+    return msgspec.structs.replace(whole, event=msgspec.structs.replace(whole.event, delta=delta))
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

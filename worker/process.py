@@ -69,9 +69,9 @@ class Process:
         """The exit code, negative for a signal; None while it runs."""
         return self._popen.poll()
 
-    @property
-    def stderr(self) -> str:
-        """The end of what it wrote to standard error."""
+    def stderr(self, wait_seconds: float) -> str:
+        """The end of what it wrote to standard error; waits for that to be over, but not for long."""
+        self._threads[-1].join(wait_seconds)
         return bytes(self._stderr).decode("utf-8", "replace").strip()
 
     def lines(self, timeout_seconds: float) -> list[bytes] | None:
@@ -113,6 +113,8 @@ class Process:
         It may exit by itself for `patience_seconds`, is then asked to, and killed after `grace_seconds`.
         """
         self._abandoned.set()
+        with contextlib.suppress(queue.Empty):
+            self._inbox.get_nowait()  # room for the reader, which may be waiting for it
         self.finish_input()
         if not self.wait(patience_seconds):
             self._signal(signal.SIGINT)
@@ -191,7 +193,7 @@ def sweep(run_id: str, grace_seconds: float) -> int:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=0.2)
-        if time.monotonic() > deadline:
+        if left and time.monotonic() > deadline:
             logger.error("sweep_incomplete run_id=%s left=%d", run_id, len(left))
             break
     return found

@@ -171,7 +171,7 @@ class Supervisor:
         process.wait(RESULT_GRACE_SECONDS)
         code = process.returncode or 0
         reason = f"exit code {code}" if code > 0 else f"signal {-code}" if code < 0 else "no result"
-        if last := process.stderr.splitlines()[-1:]:
+        if last := process.stderr(RESULT_GRACE_SECONDS).splitlines()[-1:]:
             reason += f": {last[0][:500]}"
         return self._failed("no_result", "no_result", reason=reason)
 

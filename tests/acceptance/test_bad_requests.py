@@ -1,5 +1,6 @@
 """Every way to ask wrongly: refused with a clear error in OpenAI's form, without a trace in queue or logs."""
 
+import contextlib
 import http.client
 import json
 import math
@@ -675,14 +676,14 @@ def send(heartline: Deployment, data: bytes) -> bytes:
     """Bytes on a socket of their own; what comes back until the server closes it."""
     address = urlsplit(heartline.replicas[0].url)
     received = b""
-    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
-        try:
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-            while piece := connection.recv(65536):
-                received += piece
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # it had read enough
+    with (
+        contextlib.suppress(OSError),  # a server that has read enough may close it at any moment
+        socket.create_connection((address.hostname, address.port), timeout=60) as connection,
+    ):
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        while piece := connection.recv(65536):
+            received += piece
     return received
 
 

@@ -249,7 +249,7 @@ def test_of_standard_error_only_the_end_is_kept(claude: Start) -> None:
     all_lines(process)
     assert process.wait(SECONDS)
     process.close(SECONDS)
-    assert process.stderr == "e" * MAX_STDERR_BYTES
+    assert process.stderr(SECONDS) == "e" * MAX_STDERR_BYTES
     assert process.returncode == 3
 
 
@@ -258,7 +258,7 @@ def test_standard_error_need_not_be_text(start: Start) -> None:
     all_lines(process)
     assert process.wait(SECONDS)
     process.close(SECONDS)
-    assert process.stderr == "bad \ufffd"
+    assert process.stderr(SECONDS) == "bad \ufffd"
 
 
 def test_the_process_sees_its_environment_its_mark_and_nothing_else(start: Start, folder: Path) -> None:
@@ -404,6 +404,11 @@ def test_sweeping_counts_what_it_found(claude: Start) -> None:
     until(process, "result")
     assert sweep(run_id, SECONDS) == 2
     assert sweep(run_id, SECONDS) == 0
+
+
+def test_sweeping_without_time_and_without_anything_to_sweep_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    assert sweep(new_id(), 0) == 0
+    assert caplog.records == []
 
 
 class Exec:
