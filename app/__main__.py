@@ -8,18 +8,39 @@ monkey.patch_all()
 import logging
 import math
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Any
 
+import gevent
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.ggevent import GeventWorker
 
 from app import create_app, services
 from core import settings
 from core.errors import ConfigurationError
+from core.janitor import TIDY_EVERY_SECONDS, Janitor
 from core.logs import configure
 from core.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 CONNECTIONS = 20_000
+HURRIED_SECONDS = 1.0
+DRAIN_LOOK_SECONDS = 0.1
+
+
+class Master(Arbiter):  # type: ignore[misc]
+    """gunicorn's master, for which a second SIGTERM is quicker than the first, as a second SIGINT is."""
+
+    _told = False
+
+    def signal(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM:
+            sig, self._told = (signal.SIGQUIT if self._told else sig), True
+        super().signal(sig, frame)
 
 
 class Replica(BaseApplication):  # type: ignore[misc]
@@ -27,6 +48,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, loaded: Settings) -> None:
         self._settings = loaded
+        self._services: services.Services | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -37,20 +59,59 @@ class Replica(BaseApplication):  # type: ignore[misc]
             "worker_connections": CONNECTIONS,
             "max_requests": 0,  # a worker that recycles itself would cut its streams
             "timeout": 0,
-            "graceful_timeout": math.ceil(self._settings.drain_seconds),
+            "graceful_timeout": math.ceil(self._settings.drain_seconds) + 2,
             "keepalive": 75,  # longer than a proxy keeps an idle connection, so that the proxy closes first
             "control_socket_disable": True,
+            "forwarder_headers": "",  # a client's SCRIPT_NAME header is not the server's variable
             "loglevel": "warning",
             "proc_name": "heartline-app",
+            "post_worker_init": self._watch_for_the_end,
+            "worker_int": self._hurry,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         """Runs in the worker process: clients and greenlets are made after the fork."""
-        built = services.build(self._settings)
+        self._services = built = services.build(self._settings)
         built.hub.start()
+        gevent.spawn(built.attendance.keep_word)
+        gevent.spawn(_keep_tidy, built.janitor)
         return create_app(built)
+
+    def run(self) -> None:
+        Master(self).run()
+
+    def _watch_for_the_end(self, worker: GeventWorker) -> None:
+        gevent.spawn(self._drain_when_stopped, worker)
+
+    def _drain_when_stopped(self, worker: GeventWorker) -> None:
+        """gunicorn cuts a stream at its own time limit, in mid-chunk: so we end them all before."""
+        while worker.alive:
+            gevent.sleep(DRAIN_LOOK_SECONDS)
+        if (built := self._services) is None:
+            return
+        logger.info("app_draining watchers=%d seconds=%g", built.hub.watchers, self._settings.drain_seconds)
+        built.relay.drain.begin(self._settings.drain_seconds)
+        while True:
+            built.hub.wake()
+            gevent.sleep(DRAIN_LOOK_SECONDS)
+
+    def _hurry(self, worker: GeventWorker) -> None:
+        """A second signal: gunicorn is about to exit, and gives this hook the time to take leave."""
+        if (built := self._services) is not None:
+            built.relay.drain.begin(0)
+            built.hub.wake()
+            gevent.sleep(min(HURRIED_SECONDS, self._settings.drain_seconds))
+
+
+def _keep_tidy(janitor: Janitor) -> None:
+    while True:
+        try:
+            janitor.tidy()
+        except Exception:
+            logger.exception("janitor_failed")
+        gevent.sleep(TIDY_EVERY_SECONDS)
 
 
 def main() -> int:
@@ -65,7 +126,7 @@ def main() -> int:
         print(f"heartline: {error}", file=sys.stderr)
         return 2
     configure(loaded.log_level)
-    logging.getLogger(__name__).info("app_starting bind=%s", loaded.bind)
+    logger.info("app_starting bind=%s", loaded.bind)
     Replica(loaded).run()
     return 0
 

@@ -9,7 +9,15 @@ from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from core.clients import AWAY
-from core.errors import HeartlineError, InvalidRequest, NotFound, TooLarge, Unauthorized, Unavailable
+from core.errors import (
+    HeartlineError,
+    InvalidRequest,
+    NotFound,
+    TooLarge,
+    TooManyRuns,
+    Unauthorized,
+    Unavailable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +30,7 @@ def body(error: HeartlineError) -> dict[str, Any]:
 def response(error: HeartlineError) -> Response:
     """The error as a whole HTTP answer."""
     answer = Response(json.encode(body(error)), status=error.status, mimetype="application/json")
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | TooManyRuns):
         answer.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthorized):
         answer.headers["WWW-Authenticate"] = "Bearer"

@@ -17,6 +17,8 @@ def routes(services: Services) -> Blueprint:
 
     @blueprint.get("/readyz")
     def ready() -> tuple[dict[str, Any], int]:
+        if services.relay.drain.draining:
+            return {"status": "draining"}, 503
         try:
             workers = services.liveness.count()
         except AWAY:

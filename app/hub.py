@@ -62,12 +62,12 @@ class Feed:
         """Redis has (again) confirmed the subscription."""
         self.live = True
         self.confirmations += 1
-        self._wake()
+        self.wake()
 
     def suspend(self) -> None:
         """The connection is gone: nothing will come until the next confirmation."""
         self.live = False
-        self._wake()
+        self.wake()
 
     def publish(self, entry: Entry) -> None:
         """Take a message from the channel."""
@@ -81,7 +81,7 @@ class Feed:
         self._bytes += len(entry.data)
         while len(self._recent) > RECENT_EVENTS or (self._bytes > RECENT_BYTES and len(self._recent) > 1):
             self._bytes -= len(self._recent.popleft().data)
-        self._wake()
+        self.wake()
 
     def after(self, cursor: int) -> list[Entry] | None:
         """What is known behind `cursor`, or None when the window starts too late to say."""
@@ -98,7 +98,8 @@ class Feed:
         """Set when the feed moves next. Take it before looking: what happens in between sets it too."""
         return self._moved
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have every watcher look again."""
         moved, self._moved = self._moved, Signal()
         moved.set()
 
@@ -138,6 +139,11 @@ class Hub:
             if not feed.watchers:
                 del self._feeds[channel]
                 self._send("UNSUBSCRIBE", channel)
+
+    def wake(self) -> None:
+        """Have every watcher of every run look again."""
+        for feed in self._feeds.values():
+            feed.wake()
 
     @property
     def watchers(self) -> int:

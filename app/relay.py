@@ -7,12 +7,15 @@ nothing and loses nothing.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
 
 from gevent.event import Event as Signal
 
+from app.client import Client
 from app.dialects import Dialect
+from app.drain import Drain
 from app.hub import Entry, Feed, Hub
 from core import events
 from core.clients import AWAY
@@ -41,42 +44,53 @@ class Relay:
         self.log = log
         self.places = Places(queue, clock)
         self.heartbeat_seconds = heartbeat_seconds
+        self.drain = Drain(clock)
         self.clock = clock
         self._hub = hub
 
-    def stream(self, run: Run, dialect: Dialect, after: int = 0) -> Iterator[bytes]:
-        """The client's bytes, from behind seq `after` to the run's terminal event.
+    def stream(
+        self, run: Run, dialect: Dialect, after: int = 0, client: Client | None = None
+    ) -> Iterator[bytes]:
+        """The client's bytes, from behind seq `after` to the run's terminal event, or to the client's leaving.
 
         Never silent for longer than the heartbeat. Closing the iterator ends the watch.
         """
+        client = client or Client()
         if opening := dialect.opening(resumed=after > 0):
             yield opening
-        with self._hub.watch(run.id) as feed:
-            yield from Watch(self, run, feed, dialect, after).chunks()
+        with self._hub.watch(run.id) as feed, client.calling(feed.wake):
+            yield from Watch(self, run, feed, dialect, client, after).chunks()
 
 
 class Watch:
     """One client's reading of one run: a cursor, and when the client last got a byte."""
 
-    def __init__(self, relay: Relay, run: Run, feed: Feed, dialect: Dialect, cursor: int) -> None:
+    def __init__(
+        self, relay: Relay, run: Run, feed: Feed, dialect: Dialect, client: Client, cursor: int
+    ) -> None:
         self._relay = relay
         self._run = run
         self._feed = feed
         self._dialect = dialect
+        self._client = client
         self._cursor = cursor
         self._written_at = relay.clock()
         self._confirmations = 0  # how many of the feed's the log has been read for; READ_AGAIN: read it anyway
         self._away = False  # whether Redis was, when last asked
         self._place: int | None = None
+        self._lot = random.random()  # noqa: S311: which of many leaves first is no secret
 
     def chunks(self) -> Iterator[bytes]:
-        while True:
+        while not self._client.gone:
             signal = self._feed.signal()
             if entries := self._next():
                 self._cursor = entries[-1].seq
                 yield from self._write(b"".join([entry.rendered(self._dialect) for entry in entries]))
                 if isinstance(entries[-1].event, events.Terminal):
                     return
+            if self._relay.drain.is_over_for(self._dialect, self._lot):
+                yield from self._write(self._dialect.farewell())
+                return
             if self._silent_for() >= self._relay.heartbeat_seconds:
                 if self._log_is_gone():
                     yield from self._write(self._dialect.lost())

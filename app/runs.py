@@ -8,8 +8,9 @@ from flask import Blueprint, Response, g, jsonify, request, url_for
 
 from app import sse
 from app.auth import required
+from app.client import Client
 from app.dialects.native import NativeStream, RunBody, describe, parse, reset
-from app.intake import read_body
+from app.intake import idempotency_key, read_body
 from app.services import Services
 from app.whole import Whole
 from core.errors import InvalidRequest
@@ -27,9 +28,15 @@ def routes(services: Services) -> Blueprint:
     @guard
     def create() -> Response:
         body = read_body(request, RunBody)
-        run = services.intake.submit(g.owner, body.model, parse(body, services.settings.max_prompt_bytes))
+        run, is_new = services.intake.submit(
+            g.owner,
+            body.model,
+            parse(body, services.settings.max_prompt_bytes),
+            detach=body.detach,
+            idempotency_key=idempotency_key(request),
+        )
         response = jsonify(describe(run))
-        response.status_code = 201
+        response.status_code = 201 if is_new else 200
         response.headers["Location"] = url_for("runs.show", run_id=run.id)
         response.headers["X-Run-Id"] = run.id
         return response
@@ -57,6 +64,13 @@ def routes(services: Services) -> Blueprint:
             "last_seq": services.log.length(run.id),
         }
 
+    @blueprint.post("/v1/runs/<run_id>/cancel")
+    @guard
+    def cancel(run_id: str) -> dict[str, Any]:
+        """Idempotent: a run that has ended, however, stays as it is."""
+        services.runs.get(run_id, g.owner)
+        return describe(services.stopper.cancel(run_id, "cancelled by its owner"))
+
     @blueprint.get("/v1/runs/<run_id>/events")
     @guard
     def watch(run_id: str) -> Response:
@@ -69,13 +83,14 @@ def routes(services: Services) -> Blueprint:
         if run.ended and after == last_seq:
             # Nothing will ever follow; 204 is how a server tells an EventSource to stop reconnecting.
             return Response(status=204)
-        return Response(_from(run, after, last_seq), headers=headers)
+        response = Response(_from(run, after, last_seq), headers=headers)
+        return services.attendance.attending(run, response)
 
     def _from(run: Run, after: int, last_seq: int) -> Any:
-        dialect = NativeStream(services.settings.language)
+        dialect, client = NativeStream(services.settings.language), Client.of(request)
         if after > last_seq:
-            return chain([reset(last_seq)], services.relay.stream(run, dialect))
-        return services.relay.stream(run, dialect, after)
+            return chain([reset(last_seq)], services.relay.stream(run, dialect, client=client))
+        return services.relay.stream(run, dialect, after, client)
 
     return blueprint
 

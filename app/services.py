@@ -4,18 +4,23 @@ from dataclasses import dataclass
 
 from redis import Redis
 
+from app.attendance import Attendance
 from app.auth import ApiKeys
 from app.hub import Hub
 from app.intake import Intake
 from app.relay import Relay
 from core import profiles
 from core.clients import connect
+from core.janitor import Janitor
+from core.leases import Leases
 from core.liveness import Liveness
 from core.log import EventLog
+from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
 from core.runs import RunStore
 from core.settings import Settings
+from core.stopping import Stopper
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class Services:
     runs: RunStore
     intake: Intake
     liveness: Liveness
+    stopper: Stopper
+    attendance: Attendance
+    janitor: Janitor
     hub: Hub
     relay: Relay
 
@@ -44,6 +52,9 @@ def build(settings: Settings) -> Services:
     store = RunStore(redis, settings.unfinished_ttl_seconds)
     queue = RunQueue(redis, settings.log_ttl_seconds)
     hub = Hub(settings.redis_url)
+    leases = Leases(redis)
+    stopper = Stopper(log, store, queue, leases)
+    attendance = Attendance(Presence(redis), stopper, settings.disconnect_grace_seconds)
     return Services(
         settings=settings,
         profiles=known,
@@ -51,8 +62,11 @@ def build(settings: Settings) -> Services:
         redis=redis,
         log=log,
         runs=store,
-        intake=Intake(settings, known, store, queue),
+        intake=Intake(settings, known, store, queue, attendance),
         liveness=Liveness(redis),
+        stopper=stopper,
+        attendance=attendance,
+        janitor=Janitor(settings, log, store, queue, leases),
         hub=hub,
         relay=Relay(hub, log, queue, settings.heartbeat_seconds),
     )

@@ -1,6 +1,7 @@
 """A run's answer as a whole, for clients that do not stream."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from core.events import Answer, AnyEvent, Terminal, Unrecognised
 from core.log import EventLog
@@ -9,6 +10,8 @@ from core.log import EventLog
 @dataclass(frozen=True)
 class Silent:
     """The dialect of a client that waits for the whole: white space, which JSON allows in front of a value."""
+
+    resumable: ClassVar[bool] = False
 
     def opening(self, *, resumed: bool) -> bytes:
         return b""
@@ -21,6 +24,9 @@ class Silent:
 
     def heartbeat(self) -> bytes:
         return b"\n"
+
+    def farewell(self) -> bytes:
+        return b""
 
     def lost(self) -> bytes:
         return b""

@@ -2,12 +2,14 @@
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-AWAY = (RedisConnectionError, RedisTimeoutError)
-"""What redis-py raises when the server cannot be reached (`BusyLoadingError` is a ConnectionError)."""
+AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError, ClusterDownError)
+"""What redis-py raises when the server cannot be reached or cannot take a write, which passes: it loads its
+data (a ConnectionError), is full, or has just become a replica in a failover."""
 
 
 def connect(url: str, *, retries: int = 3, connections: int = 64, timeout_seconds: float = 5.0) -> "Redis":

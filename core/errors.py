@@ -77,6 +77,23 @@ class TooLarge(HeartlineError):
     code = "request_too_large"
 
 
+class IdempotencyConflict(HeartlineError):
+    """This Idempotency-Key was used with another request. Send a new key with a new request."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
+class TooManyRuns(HeartlineError):
+    """Too many runs are waiting. Please try again when some of them have started."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_queued_runs"
+    retry_after_seconds = 10
+
+
 # --- nobody's mistake -----------------------------------------------------------------------------
 
 
@@ -98,3 +115,13 @@ class LogLost(HeartlineError):
     """The run's log is not in Redis any more."""
 
     code = "log_lost"
+
+
+class LogShort(HeartlineError):
+    """The run's log is shorter than its writer left it: Redis has lost its end."""
+
+    code = "log_short"
+
+    def __init__(self, message: str, length: int) -> None:
+        super().__init__(message)
+        self.length = length

@@ -22,6 +22,37 @@ def channel(run_id: str) -> str:
     return f"heartline:{{{run_id}}}:events"
 
 
+def watchers(run_id: str) -> str:
+    """Sorted set: the replicas that serve a watcher of a run which ends with its last watcher, by the
+    server's time at which their word expires (Unix seconds). Written by those replicas every few seconds.
+    Expires with the last of them."""
+    return f"heartline:{{{run_id}}}:watchers"
+
+
+def leases() -> str:
+    """Sorted set: the runs that a worker has taken, by the server's time at which its lease ends (Unix
+    seconds). Written by the workers every few seconds; whoever finds one that has ended, ends the run. No TTL."""
+    return "heartline:leases"
+
+
+def stops() -> str:
+    """Hash: running runs that should stop, and why. Written by the API, read and cleared by the run's worker,
+    which asks with every renewal of its leases. No TTL."""
+    return "heartline:stops"
+
+
+def owner_waiting(owner: str) -> str:
+    """Set: an owner's runs that may still be queued. Written by the API at creation, pruned when it is full.
+    Expires with its newest run."""
+    return f"heartline:owner:{owner}:waiting"
+
+
+def idempotency(owner: str, digest: str) -> str:
+    """String (JSON): which run a request with this `Idempotency-Key` made, and of what body. Written by the
+    API. Expires `log_ttl_seconds` later."""
+    return f"heartline:owner:{owner}:idempotency:{digest}"
+
+
 def owner_runs(owner: str) -> str:
     """Sorted set: an owner's run ids by creation time (Unix seconds). Written by the API, trimmed at
     each creation to what can still exist; expires with its newest run."""

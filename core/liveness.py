@@ -6,7 +6,6 @@ from redis import Redis
 
 from core import keys
 
-SIGN_EVERY_SECONDS = 2
 DEAD_AFTER_SECONDS = 10
 
 # The server's clock, so that hosts with different clocks agree.

@@ -5,16 +5,24 @@ has missed nothing, appends, publishes, and moves the run's status. A retried wr
 its ids and changes nothing; a writer that lost its run is refused.
 """
 
+import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from redis import Redis
 
 from core import events, keys
-from core.errors import AppendRefused, LogLost
+from core.errors import AppendRefused, LogLost, LogShort
 from core.events import Event
 from core.run import TERMINAL, Status, may_become
+
+logger = logging.getLogger(__name__)
+
+TAIL_BYTES = 4 * 1024 * 1024
+"""How much of a run its writer keeps, to give it again to a Redis that restarts without its last second."""
 
 PAGE = 64
 """Events per read. With `MAX_TEXT_CHARACTERS` it bounds what one replay holds in memory."""
@@ -40,8 +48,8 @@ end
 if fresh == 0 then return {'ok', length} end
 local status = redis.call('HGET', run, 'status')
 if not status then return {'lost', length} end
-if not string.find(from, ' ' .. status .. ' ', 1, true) then return {'refused', length} end
 if first > length + 1 then return {'hole', length} end
+if not string.find(from, ' ' .. status .. ' ', 1, true) then return {'refused', length} end
 for i = payloads, #ARGV do
   local seq = first + i - payloads
   if seq > length then
@@ -103,14 +111,16 @@ class EventLog:
         *,
         status: Status = Status.RUNNING,
         fields: dict[str, str] | None = None,
+        origins: Sequence[Status] | None = None,
     ) -> None:
         """Append encoded events with the seqs `first_seq`, `first_seq + 1` …, and move the run to `status`.
 
-        All or nothing, and idempotent: the same call again changes nothing.
-        Raises `AppendRefused` when the run may not move to `status` from where it is, or when another
-        writer took one of the seqs; `LogLost` when the log is shorter than this writer left it.
+        All or nothing, and idempotent: the same call again changes nothing. `origins` narrows the statuses
+        that the run may come from. Raises `AppendRefused` when it comes from another, or when another writer
+        took one of the seqs; `LogShort` when events before `first_seq` are missing; `LogLost` when the run is.
         """
-        origins = [Status.RUNNING] if status is Status.RUNNING and first_seq > 1 else may_become(status)
+        if origins is None:
+            origins = [Status.RUNNING] if status is Status.RUNNING and first_seq > 1 else may_become(status)
         flat = [part for pair in (fields or {}).items() for part in pair]
         ttl = self._ttl_seconds if status in TERMINAL else 0
         arguments: list[str | int | bytes] = [
@@ -119,42 +129,96 @@ class EventLog:
         code, length = self._script(keys=[keys.log(run_id), keys.run(run_id)], args=arguments)
         if code in (b"refused", b"taken"):
             raise AppendRefused(f"run {run_id}: event {first_seq} refused at length {length} ({code.decode()})")
-        if code in (b"lost", b"hole"):
-            raise LogLost(f"run {run_id}: event {first_seq} has no place in a log of length {length}")
+        if code == b"lost":
+            raise LogLost(f"run {run_id}: Redis does not know it")
+        if code == b"hole":
+            raise LogShort(f"run {run_id}: event {first_seq} has no place in a log of length {length}", length)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One append as it was made, so that it can be made again."""
+
+    first_seq: int
+    payloads: tuple[bytes, ...]
+    status: Status
+    fields: dict[str, str]
+
+    @property
+    def last_seq(self) -> int:
+        return self.first_seq + len(self.payloads) - 1
 
 
 class Writer:
-    """One run's only writer: it owns `seq`. Not for use by two threads at once."""
+    """One run's only writer: it owns `seq`. Not for use by two threads at once.
+
+    It keeps the last appends: a Redis that restarts without its last second gets them again, with the same ids.
+    """
 
     def __init__(self, log: EventLog, run_id: str, clock: Callable[[], float] = time.time) -> None:
-        self._log = log
-        self._run_id = run_id
-        self._clock = clock
+        self.run_id = run_id
         self.seq = 0
+        self._log = log
+        self._clock = clock
+        self._tail: deque[_Batch] = deque()
+        self._tail_bytes = 0
 
     def start(self, worker: str) -> None:
         """Take the run: queued becomes running. Raises `AppendRefused` when somebody was faster."""
         now = self._clock()
-        self._append([events.Started(worker=worker)], now, {"worker": worker, "started_at": repr(now)})
+        fields = {"worker": worker, "started_at": repr(now)}
+        self._append([events.Started(worker=worker)], now, Status.RUNNING, fields)
 
     def append(self, new: Iterable[Event]) -> None:
         """Append events in one round trip, neighbouring text joined; nothing happens for none."""
         if batch := events.compact(new):
-            self._append(batch, self._clock(), None)
+            self._append(batch, self._clock(), Status.RUNNING, {})
 
-    def finish(self, terminal: events.Terminal, before: Iterable[Event] = ()) -> None:
-        """Write the run's last events and its final status, as one."""
+    def finish(self, terminal: events.Terminal) -> None:
+        """Write the run's last event and its final status, as one."""
         now = self._clock()
-        batch = [*events.compact(before), terminal]
-        self._append(batch, now, {"ended_at": repr(now)}, status_of(terminal))
+        self._append([terminal], now, status_of(terminal), {"ended_at": repr(now)})
 
-    def _append(
-        self, batch: Sequence[Event], now: float, fields: dict[str, str] | None, status: Status = Status.RUNNING
-    ) -> None:
+    def confirm(self) -> None:
+        """Make sure that all that was appended is there; what Redis has lost meanwhile is appended again.
+
+        Raises `AppendRefused` or `LogLost` when that is not possible.
+        """
+        length = self._log.length(self.run_id)
+        if length < self.seq:
+            self._restore(length)
+
+    def _append(self, batch: Sequence[Event], now: float, status: Status, fields: dict[str, str]) -> None:
         first = self.seq + 1
-        payloads = [events.encode(events.stamp(event, self._run_id, first + i, now)) for i, event in enumerate(batch)]
-        self._log.append(self._run_id, first, payloads, status=status, fields=fields)
-        self.seq += len(batch)
+        payloads = tuple(
+            events.encode(events.stamp(event, self.run_id, first + i, now)) for i, event in enumerate(batch)
+        )
+        made = _Batch(first, payloads, status, fields)
+        try:
+            self._send(made)
+        except LogShort as short:
+            self._restore(short.length)
+            self._send(made)
+        self.seq = made.last_seq
+        self._remember(made)
+
+    def _send(self, batch: _Batch) -> None:
+        self._log.append(self.run_id, batch.first_seq, batch.payloads, status=batch.status, fields=batch.fields or None)
+
+    def _remember(self, batch: _Batch) -> None:
+        self._tail.append(batch)
+        self._tail_bytes += sum(map(len, batch.payloads))
+        while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
+            self._tail_bytes -= sum(map(len, self._tail.popleft().payloads))
+
+    def _restore(self, length: int) -> None:
+        """Append again what comes behind `length`. Raises `LogLost` when the tail does not reach back so far."""
+        missing = [batch for batch in self._tail if batch.last_seq > length]
+        if not missing or missing[0].first_seq > length + 1:
+            raise LogLost(f"run {self.run_id}: Redis has lost more than its writer remembers")
+        logger.warning("log_restored run_id=%s from=%d to=%d", self.run_id, length, self.seq)
+        for batch in missing:
+            self._send(batch)
 
 
 def status_of(terminal: events.Terminal) -> Status:
@@ -169,18 +233,27 @@ def status_of(terminal: events.Terminal) -> Status:
 
 
 def finish_from_outside(
-    log: EventLog, run_id: str, terminal: events.Terminal, clock: Callable[[], float] = time.time
+    log: EventLog,
+    run_id: str,
+    terminal: events.Terminal,
+    origins: Sequence[Status] | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> bool:
     """End a run without being its writer: takes the next seq, whatever it is, and thereby fences the writer.
 
-    Returns whether this call ended it; False when it had already ended.
+    Returns whether this call ended it: False when it had already ended, or was in none of `origins`.
+    Raises `LogLost` for a run that Redis does not know.
     """
     while True:
-        writer = Writer(log, run_id, clock)
-        writer.seq = log.length(run_id)
+        seq, now = log.length(run_id) + 1, clock()
+        payload = events.encode(events.stamp(terminal, run_id, seq, now))
         try:
-            writer.finish(terminal)
+            log.append(
+                run_id, seq, [payload], status=status_of(terminal), fields={"ended_at": repr(now)}, origins=origins
+            )
             return True
+        except LogShort:
+            continue
         except AppendRefused:
-            if isinstance(log.last(run_id), events.Terminal):
-                return False
+            if log.length(run_id) < seq or isinstance(log.last(run_id), events.Terminal):
+                return False  # not refused for a seq that somebody else took, but for the run's status

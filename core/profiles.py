@@ -33,6 +33,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_turns: Annotated[int, Meta(ge=1)] | None = None
     max_budget_usd: Annotated[float, Meta(gt=0)] | None = None
     run_timeout_seconds: Annotated[float, Meta(gt=0, le=30 * 86400)] | None = None
+    detach: bool = False
+    answer_file: Annotated[str, Meta(pattern=r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}\Z")] | None = None
     flags: tuple[str, ...] = ()
     environment: dict[str, str] = {}
 

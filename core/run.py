@@ -55,7 +55,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """A run's record. Times are Unix seconds.
 
-    `model` is the name the client asked with, `profile` the id of the profile that serves it.
+    `model` is the name the client asked with, `profile` the id of the profile that serves it. A run that is
+    not detached ends when its last watcher has left.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     model: str
     created_at: float
+    detach: bool = False
     status: Status = Status.QUEUED
     started_at: float | None = None
     ended_at: float | None = None

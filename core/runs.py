@@ -1,14 +1,15 @@
 """The runs in Redis: creating, finding and listing them. Their events and endings belong to `core.log`."""
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
 from redis import Redis
 
 from core import keys
-from core.errors import RunNotFound
+from core.errors import IdempotencyConflict, RunNotFound
 from core.run import Run, RunRequest, Status
 
 _RECORD = ("record", "status", "started_at", "ended_at", "worker")
@@ -21,6 +22,7 @@ class _Record(msgspec.Struct, frozen=True):
     profile: str
     model: str
     created_at: float
+    detach: bool = False
 
 
 class RunStore:
@@ -34,7 +36,7 @@ class RunStore:
 
     def create(self, run: Run, request: RunRequest) -> None:
         """Store a queued run. It is visible to its owner from here on."""
-        record = _Record(owner=run.owner, profile=run.profile, model=run.model, created_at=run.created_at)
+        record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach)
         mapping = {
             "record": msgspec.json.encode(record),
             "request": msgspec.json.encode(request),
@@ -45,6 +47,8 @@ class RunStore:
             pipe.hset(keys.run(run.id), mapping=mapping)  # type: ignore[arg-type]
             pipe.expire(keys.run(run.id), self._ttl_seconds)
             pipe.zadd(index, {run.id: run.created_at})
+            pipe.sadd(keys.owner_waiting(run.owner), run.id)
+            pipe.expire(keys.owner_waiting(run.owner), self._ttl_seconds)
             pipe.zremrangebyscore(index, "-inf", self._clock() - self._ttl_seconds)
             pipe.expire(index, self._ttl_seconds)
             pipe.execute()
@@ -53,6 +57,64 @@ class RunStore:
         """Forget a run that could not be enqueued, so that nothing half-done stays behind."""
         self._redis.delete(keys.run(run.id), keys.log(run.id))
         self._redis.zrem(keys.owner_runs(run.owner), run.id)
+        self._redis.srem(keys.owner_waiting(run.owner), run.id)
+
+    def waiting(self, owner: str, at_most: int) -> int:
+        """How many of an owner's runs are queued; exact once it looks like `at_most` or more."""
+        index = keys.owner_waiting(owner)
+        if (count := self._redis.scard(index)) < at_most:
+            return count
+        ids = [member.decode() for member in cast("set[bytes]", self._redis.smembers(index))]
+        statuses = self._statuses(ids)
+        started = [run_id for run_id, status in statuses.items() if status is not Status.QUEUED]
+        if started:
+            self._redis.srem(index, *started)
+        return len(ids) - len(started)
+
+    def _statuses(self, run_ids: Sequence[str]) -> dict[str, Status | None]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(keys.run(run_id), "status")
+            found = cast("list[bytes | None]", pipe.execute())
+        return {
+            run_id: Status(status.decode()) if status else None for run_id, status in zip(run_ids, found, strict=True)
+        }
+
+    def created(self, run_ids: Sequence[str]) -> dict[str, float]:
+        """When each of these runs was created; those that Redis does not know are left out."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(keys.run(run_id), "record")
+            rows = cast("list[bytes | None]", pipe.execute())
+        return {
+            run_id: msgspec.json.decode(row, type=_Record).created_at
+            for run_id, row in zip(run_ids, rows, strict=True)
+            if row is not None
+        }
+
+    def put_back_once(self, run_id: str) -> bool:
+        """Whether this is the first time that the run is put back in line."""
+        return self._redis.hincrby(keys.run(run_id), "put_back", 1) == 1
+
+    # --- idempotency ------------------------------------------------------------------------------
+
+    def claim(self, owner: str, idempotency_key: str, fingerprint: str, run_id: str) -> str | None:
+        """Reserve the key for `run_id`, or tell which run has it already.
+
+        Raises `IdempotencyConflict` when that run was made of another request.
+        """
+        name = keys.idempotency(owner, hashlib.sha256(idempotency_key.encode()).hexdigest())
+        mine = msgspec.json.encode({"run_id": run_id, "fingerprint": fingerprint})
+        if self._redis.set(name, mine, nx=True, ex=self._ttl_seconds):
+            return None
+        known = cast("bytes | None", self._redis.get(name))
+        found = msgspec.json.decode(known) if known else {}
+        if not known or not self._redis.exists(keys.run(found["run_id"])):
+            self._redis.set(name, mine, ex=self._ttl_seconds)  # its run has expired, or was never made
+            return None
+        if found["fingerprint"] != fingerprint:
+            raise IdempotencyConflict(param="Idempotency-Key")
+        return str(found["run_id"])
 
     def get(self, run_id: str, owner: str | None = None) -> Run:
         """The run; with `owner`, only if it is theirs. Raises `RunNotFound`."""
@@ -91,6 +153,7 @@ class RunStore:
             profile=record.profile,
             model=record.model,
             created_at=record.created_at,
+            detach=record.detach,
             status=Status(status.decode()),
             started_at=float(started_at) if started_at else None,
             ended_at=float(ended_at) if ended_at else None,

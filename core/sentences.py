@@ -11,14 +11,21 @@ _SENTENCES: dict[str, dict[str, str]] = {
         "compacting": "Shortening the conversation to fit the model …",
         "restarted": "The connection to the model broke; it starts this part again:",
         "no_answer": "no answer",
-        "cli_failed": "Claude ended with an error: {reason}",
+        "cli_error": "Claude ended with an error: {reason}",
         "cli_missing": "The Claude CLI could not be started: {reason} Please tell the operator of this server.",
         "no_result": "Claude stopped before it had finished its answer ({reason}). Please try again.",
         "max_turns": "Claude stopped after {turns} steps, the limit of this model. "
         "Ask it to continue, or split the task.",
         "timeout": "The run took longer than {seconds} s and was stopped. "
         "What was written so far stays; ask for a smaller step.",
-        "too_long": "The answer grew beyond {megabytes} MB and was stopped. Ask for a shorter one.",
+        "answer_too_long": "The answer grew beyond {megabytes} MB and was stopped. Ask for a shorter one.",
+        "stalled": "Nothing was heard of Claude for {seconds} s, and the run was stopped. Please try again.",
+        "tool_timeout": "The tool {tool} took longer than {seconds} s, and the run was stopped. "
+        "Ask for a smaller step.",
+        "queue_timeout": "The server was too busy to begin within {seconds} s. Please try again later.",
+        "worker_lost": "The server that worked on this was lost. Please try again.",
+        "replica_shutdown": "The server is being restarted and had to end this answer. Please try again.",
+        "no_answer_file": "Claude has finished, but wrote no answer. Please try again.",
         "worker_shutdown": "The server is being restarted and had to stop this run. Please try again.",
         "internal": "Heartline made a mistake and had to end this run ({reason}). Please try again.",
         "cancelled": "This run was stopped.",
@@ -31,7 +38,7 @@ _SENTENCES: dict[str, dict[str, str]] = {
         "compacting": "Die Unterhaltung wird gekürzt, damit sie ins Modell passt …",
         "restarted": "Die Verbindung zum Modell ist abgebrochen; dieser Teil beginnt von vorn:",
         "no_answer": "keine Antwort",
-        "cli_failed": "Claude endete mit einem Fehler: {reason}",
+        "cli_error": "Claude endete mit einem Fehler: {reason}",
         "cli_missing": "Das Claude-CLI ließ sich nicht starten: {reason} "
         "Bitte sagen Sie es dem Betreiber dieses Servers.",
         "no_result": "Claude hörte auf, bevor die Antwort fertig war ({reason}). Bitte versuchen Sie es noch einmal.",
@@ -39,7 +46,18 @@ _SENTENCES: dict[str, dict[str, str]] = {
         "Bitten Sie um die Fortsetzung, oder teilen Sie die Aufgabe.",
         "timeout": "Der Lauf dauerte länger als {seconds} s und wurde beendet. "
         "Was schon da ist, bleibt; bitten Sie um einen kleineren Schritt.",
-        "too_long": "Die Antwort wurde länger als {megabytes} MB und wurde abgebrochen. Bitten Sie um eine kürzere.",
+        "answer_too_long": "Die Antwort wurde länger als {megabytes} MB und wurde abgebrochen. "
+        "Bitten Sie um eine kürzere.",
+        "stalled": "Von Claude kam {seconds} s lang nichts, und der Lauf wurde beendet. "
+        "Bitte versuchen Sie es noch einmal.",
+        "tool_timeout": "Das Werkzeug {tool} brauchte länger als {seconds} s, und der Lauf wurde beendet. "
+        "Bitten Sie um einen kleineren Schritt.",
+        "queue_timeout": "Der Server war zu beschäftigt, um innerhalb von {seconds} s zu beginnen. "
+        "Bitte versuchen Sie es später noch einmal.",
+        "worker_lost": "Der Server, der daran arbeitete, ist ausgefallen. Bitte versuchen Sie es noch einmal.",
+        "replica_shutdown": "Der Server wird neu gestartet und musste diese Antwort beenden. "
+        "Bitte versuchen Sie es noch einmal.",
+        "no_answer_file": "Claude ist fertig, hat aber keine Antwort geschrieben. Bitte versuchen Sie es noch einmal.",
         "worker_shutdown": "Der Server wird neu gestartet und musste diesen Lauf beenden. "
         "Bitte versuchen Sie es noch einmal.",
         "internal": "Heartline hat einen Fehler gemacht und musste diesen Lauf beenden ({reason}). "

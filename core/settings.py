@@ -13,8 +13,8 @@ from redis.connection import parse_url
 from core.errors import ConfigurationError
 
 PREFIX = "HEARTLINE_"
-NOT_SETTINGS = {"HEARTLINE_RUN_ID"}
-"""Variables with our prefix that are no settings: the mark of a run's processes."""
+NOT_SETTINGS = {"HEARTLINE_RUN_ID", "HEARTLINE_WORKER_PID"}
+"""Variables with our prefix that are no settings: the marks of a run's processes."""
 
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
@@ -35,11 +35,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_style: Literal["comment", "dot"] = "comment"
     proxy_idle_seconds: Seconds = 60
     run_timeout_seconds: Seconds = 600
+    stall_timeout_seconds: Seconds = 180
+    tool_timeout_seconds: Seconds = 600
+    queue_timeout_seconds: Seconds = 600
+    disconnect_grace_seconds: Annotated[float, Meta(ge=0, le=3600)] = 3
     stop_grace_seconds: Seconds = 5
     drain_seconds: Seconds = 20
     log_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
     progress: Literal["auto", "none", "text"] = "auto"
     language: Literal["en", "de"] = "en"
+    max_queued_runs: Annotated[int, Meta(ge=1)] = 1000
+    max_queued_runs_per_key: Annotated[int, Meta(ge=1)] = 100
     max_body_bytes: Bytes = 16 * 1024 * 1024
     max_prompt_bytes: Bytes = 8 * 1024 * 1024
     max_answer_bytes: Bytes = 32 * 1024 * 1024

@@ -126,11 +126,12 @@ def _decode_torn(line: bytes) -> Line:
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How the CLI says that it ended. `reason` is its own sentence when it failed."""
+    """How the CLI says that it ended. `reason` is its own sentence when it failed, `text` its last words."""
 
     is_error: bool
     kind: str
     reason: str
+    text: str
     stop_reason: str
     usage: Usage
 
@@ -297,6 +298,7 @@ class Translator:
             is_error=failed,
             kind=kind,
             reason=reason,
+            text=line.result or "",
             stop_reason=line.stop_reason or "end_turn",
             usage=usage(line),
         )

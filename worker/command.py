@@ -14,6 +14,7 @@ from uuid import UUID
 from core.profiles import Profile, environment_of
 from core.run import RunRequest
 from worker import transcript
+from worker.answer_file import AnswerFile
 
 _PASSED = {
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",
@@ -51,7 +52,13 @@ class Command:
 
 
 def prepare(
-    run_id: str, request: RunRequest, profile: Profile, claude_bin: str, folder: Path, environ: Mapping[str, str]
+    run_id: str,
+    request: RunRequest,
+    profile: Profile,
+    claude_bin: str,
+    folder: Path,
+    environ: Mapping[str, str],
+    answer_file: AnswerFile | None = None,
 ) -> Command:
     """The command of a run; writes its files into `folder`, which the caller made and removes.
 
@@ -63,6 +70,8 @@ def prepare(
         return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment)
     files: list[str] = []
     flag, text = _system_prompt(profile, request.system)
+    if answer_file is not None:
+        text = answer_file.instruct(text)
     if text:
         files += [flag, str(_write(folder / "system-prompt.txt", text))]
     if request.history:

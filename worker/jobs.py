@@ -5,51 +5,87 @@ Whoever can write to Redis must not be able to run code: nothing that a job name
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from rq.job import Job
 
 from core.errors import ModelNotFound, RunNotFound
-from core.events import Failed
+from core.events import Cancelled, Completed, Failed
 from core.log import EventLog, Writer, finish_from_outside
+from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import JOB
+from core.run import Run, Status
 from core.runs import RunStore
+from worker.endings import code_of
+from worker.running import CLIENT_GONE, RunningRuns
 from worker.supervisor import Stop, Supervisor, Task
 
 
+@dataclass
 class Slot:
     """What a slot's thread works with; `stop` belongs to the run that it performs at the moment."""
 
-    def __init__(self, name: str, store: RunStore, log: EventLog, profiles: Profiles, supervisor: Supervisor) -> None:
-        self.name = name
-        self.store = store
-        self.log = log
-        self.profiles = profiles
-        self.supervisor = supervisor
-        self.stop: Stop | None = None
+    name: str
+    store: RunStore
+    log: EventLog
+    profiles: Profiles
+    presence: Presence
+    running: RunningRuns
+    supervisor: Supervisor
+    stop: Stop | None = None
 
 
 slot: ContextVar[Slot] = ContextVar("slot")
 """The slot of the current thread."""
 
 
-def perform(run_id: str) -> str | None:
-    """Answer the run's request; returns how it ended. A run that has expired meanwhile is no error."""
+class RunEnded(Exception):
+    """The run has ended without an answer: so RQ counts its job as failed, or as stopped."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.cancelled = code == "cancelled"
+
+
+def perform(run_id: str) -> str:
+    """Answer the run's request; returns how it ended.
+
+    Raises `RunEnded` when that was not with an answer. A run that has expired meanwhile is no error.
+    """
     here = slot.get()
     try:
         run, request = here.store.get(run_id), here.store.request(run_id)
     except RunNotFound:
         return "expired"
-    here.stop = Stop()
+    if _nobody_waits(here, run):
+        return "cancelled"
     try:
         task = Task(run, request, here.profiles.get(run.profile))
-        here.supervisor.perform(task, Writer(here.log, run_id), here.name, here.stop)
     except ModelNotFound as error:
         finish_from_outside(here.log, run_id, Failed(code="unknown_profile", message=str(error)))
+        raise RunEnded("unknown_profile") from None
+    writer, here.stop = Writer(here.log, run_id), Stop()
+    try:
+        with here.running.working_on(run, here.stop, writer):
+            ending = here.supervisor.perform(task, writer, here.name, here.stop)
     finally:
         here.stop = None
-    return here.store.get(run_id).status.value
+    if ending is None:
+        return "not ours"
+    if not isinstance(ending, Completed):
+        raise RunEnded(code_of(ending))
+    return "completed"
+
+
+def _nobody_waits(here: Slot, run: Run) -> bool:
+    """A run whose last watcher left while it was queued is not begun; also when the replica, which would have
+    cancelled it, died with its clients."""
+    if run.ended or run.detach or any(here.presence.count([run.id])):
+        return run.ended
+    finish_from_outside(here.log, run.id, Cancelled(reason=CLIENT_GONE), origins=[Status.QUEUED])
+    return True
 
 
 ALLOWED: dict[str, Callable[..., Any]] = {JOB: perform}

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 MARK = "HEARTLINE_RUN_ID"
 """The environment variable that a run's processes inherit: by it they are found when their parent is gone."""
 
+OWNER = "HEARTLINE_WORKER_PID"
+"""And the one that tells whose they are: a later worker ends those of a dead one."""
+
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_STDERR_BYTES = 16 * 1024
 _INBOX_LINES = 256
@@ -42,7 +45,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=cwd,
-            env={**environment, MARK: run_id},
+            env={**environment, MARK: run_id, OWNER: str(os.getpid())},
             start_new_session=True,  # a Ctrl-C at the worker's terminal is the worker's to pass on
         )
         self._inbox: queue.Queue[bytes] = queue.Queue(_INBOX_LINES)

@@ -25,19 +25,27 @@ from rq.worker import WorkerStatus
 from core import queue
 from core.clients import AWAY, connect
 from core.events import Cancelled, Failed
-from core.liveness import SIGN_EVERY_SECONDS, Liveness
+from core.janitor import Janitor
+from core.leases import RENEW_EVERY_SECONDS, Leases
+from core.liveness import Liveness
 from core.log import EventLog
+from core.presence import Presence
 from core.profiles import Profiles
+from core.queue import RunQueue
 from core.runs import RunStore
 from core.sentences import sentence
 from core.settings import Settings
 from worker import jobs
+from worker.recovery import close_dead_slots, sweep_orphans
+from worker.running import RunningRuns
 from worker.supervisor import Supervisor
 from worker.workspace import Workspaces
 
 logger = logging.getLogger(__name__)
 
 WORKER_TTL_SECONDS = 16  # RQ's dequeue blocks for this long less 15, that is one second: a stop waits for it
+HEARTBEAT_TTL_SECONDS = 30
+MAINTAIN_EVERY_SECONDS = 30
 CONNECTION_RETRIES = 60  # with one second at most between them: a run outlives an outage of a minute
 SWEEP_EVERY_SECONDS = 600
 
@@ -65,6 +73,7 @@ class SlotWorker(SimpleWorker):
             job_class=jobs.RunJob,
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_SECONDS,
+            maintenance_interval=MAINTAIN_EVERY_SECONDS,
         )
 
     def _install_signal_handlers(self) -> None:
@@ -79,6 +88,18 @@ class SlotWorker(SimpleWorker):
         """RQ's `stop-job` and `kill-horse`: stop the run, there is no horse."""
         if (stop := self.slot.stop) is not None:
             stop.request(Cancelled(reason="stopped in the queue's dashboard"))
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """RQ's traceback is for jobs that broke; a run that failed in an orderly way has its line in our log."""
+        ended = exc_info[1]
+        if not isinstance(ended, jobs.RunEnded):
+            super().handle_exception(job, *exc_info)
+        elif ended.cancelled:
+            self._stopped_job_id = job.id  # RQ asks this next, and counts the job as stopped
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        """How long RQ counts a job as running without a beat: RQ's own answer is the job's whole time limit."""
+        return HEARTBEAT_TTL_SECONDS
 
     @property
     def horse_pid(self) -> int:
@@ -198,28 +219,39 @@ class Slots:
         self._environ = environ
         self._redis = connect(settings.redis_url)
         self._liveness = Liveness(self._redis)
+        self._leases = Leases(self._redis)
+        self._running = RunningRuns(self._leases, Presence(self._redis))
+        self._janitor = Janitor(
+            settings,
+            EventLog(self._redis, settings.log_ttl_seconds),
+            RunStore(self._redis, settings.unfinished_ttl_seconds),
+            RunQueue(self._redis, settings.log_ttl_seconds),
+            self._leases,
+        )
         self._workspaces = Workspaces(settings.state, settings.log_ttl_seconds)
         self._stopping = threading.Event()
         self._hurry = threading.Event()
+        self._done = threading.Event()
         self.name = f"{socket.gethostname()}.{os.getpid()}"
         self._threads: list[SlotThread] = []
 
     def run(self) -> None:
         """Work until `stop`, then drain: running runs may finish, what is left is ended."""
+        sweep_orphans()
+        with contextlib.suppress(*AWAY):
+            close_dead_slots(self._redis, self._leases)
         self._workspaces.sweep()
         self._threads = [
             SlotThread(f"{self.name}.slot{number}", self._make_worker)
             for number in range(1, self._settings.worker_slots + 1)
         ]
         logger.info("worker_started worker=%s slots=%d", self.name, len(self._threads))
-        swept_at = time.monotonic()
-        while not self._stopping.is_set():
-            self._keep_alive()
-            self._stopping.wait(SIGN_EVERY_SECONDS)
-            if time.monotonic() - swept_at > SWEEP_EVERY_SECONDS:
-                self._workspaces.sweep()
-                swept_at = time.monotonic()
+        duties = threading.Thread(target=self._do_duties, name=f"{self.name}.duties")
+        duties.start()
+        self._stopping.wait()
         self._drain()
+        self._done.set()
+        duties.join()
 
     def stop(self) -> None:
         """Ask `run` to drain and return; asked again, it waits for no run. Callable from a signal handler."""
@@ -235,18 +267,33 @@ class Slots:
             store=RunStore(redis, settings.unfinished_ttl_seconds),
             log=EventLog(redis, settings.log_ttl_seconds),
             profiles=self._profiles,
+            presence=Presence(redis),
+            running=self._running,
             supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ),
         )
         return SlotWorker(slot, connect(settings.redis_url))
 
+    def _do_duties(self) -> None:
+        """Until the last run has ended, draining included: what is owed to the runs, and to everybody."""
+        swept_at = time.monotonic()
+        while not self._done.is_set():
+            self._keep_alive()
+            if time.monotonic() - swept_at > SWEEP_EVERY_SECONDS:
+                self._workspaces.sweep()
+                swept_at = time.monotonic()
+            self._done.wait(RENEW_EVERY_SECONDS)
+
     def _keep_alive(self) -> None:
         try:
-            self._liveness.sign(self.name)
+            if not self._stopping.is_set():
+                self._liveness.sign(self.name)
+            self._running.tick()
             for thread in self._threads:
                 if thread.busy and thread.worker is not None:
                     thread.worker.beat()
         except AWAY as error:
             logger.warning("worker_redis_away worker=%s error=%r", self.name, error)
+        self._janitor.tidy()
 
     def _drain(self) -> None:
         with contextlib.suppress(*AWAY):

@@ -1,7 +1,7 @@
-"""One run from start to end: its process, its deadline, its limits, how it ends.
+"""One run from start to end: its process, its deadlines, its limits, how it ends.
 
 The one place that decides a run's ending; whatever happens in here, the run gets its terminal event
-(or, with Redis gone for good, a line in the log).
+(or, with Redis gone for good, the janitor's).
 """
 
 import contextlib
@@ -10,16 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from core import events
 from core.errors import AppendRefused, ConfigurationError, LogLost
-from core.events import Cancelled, Completed, Failed, Terminal, Usage
+from core.events import Cancelled, Completed, Event, Failed, Terminal
 from core.log import Writer
 from core.profiles import Profile
 from core.run import Run, RunRequest
-from core.sentences import sentence
 from core.settings import Settings
 from worker import command
+from worker.answer_file import AnswerFile
 from worker.claude import Result, Translator
+from worker.deadlines import Deadlines
+from worker.endings import Endings, code_of
 from worker.process import Process
 from worker.workspace import Workspaces
 
@@ -82,98 +86,120 @@ class Supervisor:
         self._workspaces = workspaces
         self._environ = environ
         self._clock = clock
+        self._endings = Endings(settings.language)
 
-    def perform(self, task: Task, writer: Writer, worker: str, stop: Stop) -> None:
-        """Take the run and bring it to its end. Raises redis-py's errors when Redis is away for long."""
+    def perform(self, task: Task, writer: Writer, worker: str, stop: Stop) -> Terminal | None:
+        """Take the run and bring it to its end, which is returned: None when it was not, or no more, ours.
+
+        Raises redis-py's errors when Redis is away for long.
+        """
         run_id = task.run.id
         try:
             writer.start(worker)
-        except AppendRefused:
-            logger.info("run_not_taken run_id=%s", run_id)
-            return
-        logger.info("run_started run_id=%s profile=%s worker=%s", run_id, task.profile.id, worker)
-        try:
+            logger.info("run_started run_id=%s profile=%s worker=%s", run_id, task.profile.id, worker)
             ending = self._run(task, writer, stop)
         except (AppendRefused, LogLost) as error:
-            logger.warning("run_lost run_id=%s error=%s", run_id, error)
+            logger.warning("run_not_ours run_id=%s error=%s", run_id, error)
+            return None
         except Exception as error:
             logger.exception("run_crashed run_id=%s", run_id)
-            reason = type(error).__name__
-            writer.finish(self._failed("internal", "internal", reason=reason))
+            writer.finish(self._endings.failed("internal", reason=type(error).__name__))
             raise
-        else:
-            logger.info("run_ended run_id=%s ending=%s", run_id, ending)
+        logger.info("run_ended run_id=%s ending=%s", run_id, code_of(ending))
+        return ending
 
-    def _run(self, task: Task, writer: Writer, stop: Stop) -> str:
+    def _run(self, task: Task, writer: Writer, stop: Stop) -> Terminal:
         workspace, private = self._workspaces.open(task.run.id)
+        declared = task.profile.answer_file
+        answer_file = AnswerFile(workspace, declared, task.run.id) if declared else None
         try:
-            try:
-                prepared = command.prepare(
-                    task.run.id, task.request, task.profile, self._claude_bin, private, self._environ
-                )
-                process = Process(
-                    prepared.argv,
-                    stdin=prepared.stdin,
-                    cwd=workspace,
-                    environment=prepared.environment,
-                    run_id=task.run.id,
-                )
-            except (OSError, ConfigurationError) as error:
-                logger.error("cli_not_started run_id=%s error=%s", task.run.id, error)
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                return self._end(writer, self._failed("cli_missing", "cli_missing", reason=f"{reason}."))
+            process = self._start(task, workspace, private, answer_file)
+            if isinstance(process, Failed):
+                writer.finish(process)
+                return process
             patience = 0.0
             try:
                 with stop.waking(process.wake):
-                    ending = self._follow(task, process, writer, stop)
-                if isinstance(ending, Completed):
-                    patience = RESULT_GRACE_SECONDS
-                return self._end(writer, ending)
+                    ending = self._follow(task, process, writer, stop, answer_file)
+                patience = RESULT_GRACE_SECONDS if isinstance(ending, Completed) else 0.0
+                writer.finish(ending)
             finally:
                 process.close(self._settings.stop_grace_seconds, patience)
+            return ending
         finally:
             self._workspaces.close(task.run.id)
 
-    def _end(self, writer: Writer, ending: Terminal) -> str:
-        writer.finish(ending)
-        return ending.code if isinstance(ending, Failed) else type(ending).__name__.lower()
+    def _start(self, task: Task, workspace: Path, private: Path, answer_file: AnswerFile | None) -> Process | Failed:
+        run_id = task.run.id
+        try:
+            prepared = command.prepare(
+                run_id, task.request, task.profile, self._claude_bin, private, self._environ, answer_file
+            )
+            return Process(
+                prepared.argv,
+                stdin=prepared.stdin,
+                cwd=workspace,
+                environment=prepared.environment,
+                run_id=run_id,
+            )
+        except (OSError, ConfigurationError) as error:
+            logger.error("cli_not_started run_id=%s error=%s", run_id, error)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return self._endings.failed("cli_missing", reason=f"{reason}.")
 
-    def _follow(self, task: Task, process: Process, writer: Writer, stop: Stop) -> Terminal:
+    def _follow(
+        self, task: Task, process: Process, writer: Writer, stop: Stop, answer_file: AnswerFile | None
+    ) -> Terminal:
         """Relay the process's lines until something ends the run; says what."""
         translator = Translator(task.run.id, self._settings.max_tool_output_bytes)
-        limit = task.profile.run_timeout_seconds or self._settings.run_timeout_seconds
-        deadline = self._clock() + limit
+        deadlines = self._deadlines(task.profile)
         while True:
-            lines = process.lines(deadline - self._clock())
+            lines = process.lines(deadlines.left(self._clock()))
             new = [event for line in lines or () for event in translator.feed(line)]
-            writer.append(new)
+            if lines:
+                deadlines.heard(new, self._clock())
+            writer.append(new if answer_file is None else _thinking_aloud(new))
             if translator.result is not None:
-                return self._ending(translator.result, task.profile)
+                return self._conclude(translator.result, task.profile, writer, answer_file)
             if lines is None:
-                return self._no_result(process)
+                process.wait(RESULT_GRACE_SECONDS)
+                return self._endings.without_result(process.returncode, process.stderr(RESULT_GRACE_SECONDS))
             if stop.ending is not None:
                 return stop.ending
-            if self._clock() >= deadline:
-                return self._failed("timeout", "timeout", seconds=round(limit))
+            if (overdue := deadlines.overdue(self._clock())) is not None:
+                return self._endings.overdue(overdue)
             if translator.answer_bytes > self._settings.max_answer_bytes:
                 megabytes = self._settings.max_answer_bytes / 1e6
-                return self._failed("answer_too_long", "too_long", megabytes=f"{megabytes:.2g}")
+                return self._endings.failed("answer_too_long", megabytes=f"{megabytes:.2g}")
 
-    def _ending(self, result: Result, profile: Profile) -> Terminal:
-        if not result.is_error:
-            return Completed(stop_reason=result.stop_reason, usage=result.usage)
-        if result.kind == "error_max_turns":
-            return self._failed("max_turns", "max_turns", result.usage, turns=profile.max_turns or result.usage.turns)
-        return self._failed("cli_error", "cli_failed", result.usage, reason=result.reason)
+    def _conclude(self, result: Result, profile: Profile, writer: Writer, answer_file: AnswerFile | None) -> Terminal:
+        ending = self._endings.of_result(result, profile)
+        if answer_file is None or not isinstance(ending, Completed):
+            return ending
+        answer = answer_file.read(self._settings.max_answer_bytes) or result.text
+        if not answer:
+            return self._endings.failed("no_answer_file", result.usage)
+        writer.append([events.Text(text=answer)])
+        return ending
 
-    def _no_result(self, process: Process) -> Failed:
-        """Its output has ended without a `result`."""
-        process.wait(RESULT_GRACE_SECONDS)
-        code = process.returncode or 0
-        reason = f"exit code {code}" if code > 0 else f"signal {-code}" if code < 0 else "no result"
-        if last := process.stderr(RESULT_GRACE_SECONDS).splitlines()[-1:]:
-            reason += f": {last[0][:500]}"
-        return self._failed("no_result", "no_result", reason=reason)
+    def _deadlines(self, profile: Profile) -> Deadlines:
+        return Deadlines(
+            self._clock(),
+            run_seconds=profile.run_timeout_seconds or self._settings.run_timeout_seconds,
+            stall_seconds=self._settings.stall_timeout_seconds,
+            tool_seconds=self._settings.tool_timeout_seconds,
+        )
 
-    def _failed(self, code: str, key: str, usage: Usage | None = None, **values: object) -> Failed:
-        return Failed(code=code, message=sentence(self._settings.language, key, **values), usage=usage or Usage())
+
+def _thinking_aloud(new: list[Event]) -> list[Event]:
+    """With an answer file, what the model says on the way is no part of the answer."""
+    spoken: list[Event] = []
+    for event in new:
+        match event:
+            case events.Text():
+                spoken.append(events.Reasoning(text=event.text))
+            case events.Retracted():
+                pass
+            case _:
+                spoken.append(event)
+    return spoken

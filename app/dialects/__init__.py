@@ -5,13 +5,18 @@ that watch the same run in the same dialect; two dialects are equal when they re
 """
 
 from collections.abc import Hashable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from core.events import AnyEvent, Unrecognised
 
 
 class Dialect(Hashable, Protocol):
-    """How one client reads a run. Every method returns bytes of an event stream, or none at all."""
+    """How one client reads a run. Every method returns bytes of an event stream, or none at all.
+
+    `resumable`: whether such a client can go on elsewhere when its stream ends before the run.
+    """
+
+    resumable: ClassVar[bool]
 
     def opening(self, *, resumed: bool) -> bytes:
         """What the client reads at once, before any worker knows of the run."""
@@ -27,6 +32,10 @@ class Dialect(Hashable, Protocol):
 
     def heartbeat(self) -> bytes:
         """A sign of life that changes nothing."""
+        ...
+
+    def farewell(self) -> bytes:
+        """This replica ends, the run may go on: the end of the stream, before the run's own."""
         ...
 
     def lost(self) -> bytes:

@@ -1,7 +1,7 @@
 """The native dialect: every event as it stands in the log, resumable by its seq."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ class NativeStream:
     """The whole log of one run as Server-Sent Events: `id` is the seq, `event` the type, `data` the JSON."""
 
     language: str = "en"
+    resumable: ClassVar[bool] = True
 
     def opening(self, *, resumed: bool) -> bytes:
         return sse.comment(b"resumed" if resumed else b"watching")
@@ -33,6 +34,9 @@ class NativeStream:
     def heartbeat(self) -> bytes:
         return HEARTBEAT
 
+    def farewell(self) -> bytes:
+        return sse.comment(b"this server is being restarted; connect again to go on")
+
     def lost(self) -> bytes:
         return sse.frame(msgspec.json.encode({"message": sentence(self.language, "log_lost")}), event=b"lost")
 
@@ -43,12 +47,16 @@ def reset(last_seq: int) -> bytes:
 
 
 class RunBody(msgspec.Struct, frozen=True):
-    """The body of `POST /v1/runs`: `prompt`, or `messages` that end with the user's."""
+    """The body of `POST /v1/runs`: `prompt`, or `messages` that end with the user's.
+
+    A run that is not to `detach` ends when its last watcher has left.
+    """
 
     model: str | None = None
     prompt: str | None = None
     system: str = ""
     messages: tuple[Message, ...] = ()
+    detach: bool = True
 
 
 def parse(body: RunBody, max_prompt_bytes: int) -> RunRequest:
@@ -88,6 +96,7 @@ def describe(run: Run) -> dict[str, Any]:
         "status": run.status.value,
         "model": run.model,
         "profile": run.profile,
+        "detach": run.detach,
         "created_at": run.created_at,
         "started_at": run.started_at,
         "ended_at": run.ended_at,

@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference/chat
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -155,6 +155,7 @@ class ChatStream:
     progress: Literal["none", "text"] = "none"
     heartbeat_style: Literal["comment", "dot"] = "comment"
     language: str = "en"
+    resumable: ClassVar[bool] = False
     _head: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -179,6 +180,9 @@ class ChatStream:
 
     def heartbeat(self) -> bytes:
         return self._content(" .") if self.heartbeat_style == "dot" else HEARTBEAT
+
+    def farewell(self) -> bytes:
+        return self._error("replica_shutdown", sentence(self.language, "replica_shutdown"), None)
 
     def lost(self) -> bytes:
         return self._error("log_lost", sentence(self.language, "log_lost"), None)

@@ -1,0 +1,76 @@
+"""Attendance: which runs this replica's clients wait for, and what happens when the last of them leaves.
+
+A run that is not detached ends when nobody watches it any more, on any replica, for the grace time.
+"""
+
+import logging
+import uuid
+from collections import Counter
+
+import gevent
+from flask import Response
+
+from core.clients import AWAY
+from core.presence import RENEW_EVERY_SECONDS, Presence
+from core.run import Run
+from core.stopping import Stopper
+
+logger = logging.getLogger(__name__)
+
+
+class Attendance:
+    """Counts this replica's clients for each run that is not detached, and keeps its word in Redis fresh."""
+
+    def __init__(self, presence: Presence, stopper: Stopper, grace_seconds: float) -> None:
+        self._presence = presence
+        self._stopper = stopper
+        self._grace_seconds = grace_seconds
+        self._replica = uuid.uuid4().hex
+        self._clients: Counter[str] = Counter()
+
+    def attending(self, run: Run, response: Response) -> Response:
+        """The same response, during which its client counts as a watcher of the run."""
+        if not run.detach:
+            self.enter(run.id)
+            response.call_on_close(lambda: self.leave(run.id))
+        return response
+
+    def enter(self, run_id: str) -> None:
+        """A client has come. Raises redis-py's errors when Redis is away."""
+        self._clients[run_id] += 1
+        if self._clients[run_id] == 1:
+            try:
+                self._presence.enter([run_id], self._replica)
+            except AWAY:
+                self._forget(run_id)
+                raise
+
+    def leave(self, run_id: str) -> None:
+        """A client has gone; when it was the last one here, the run has the grace time left."""
+        self._clients[run_id] -= 1
+        if not self._clients[run_id]:
+            gevent.spawn_later(self._grace_seconds, self._after_grace, run_id)
+
+    def keep_word(self) -> None:
+        """For a greenlet: renew this replica's presence for as long as it runs."""
+        while True:
+            gevent.sleep(RENEW_EVERY_SECONDS)
+            try:
+                self._presence.enter(list(self._clients), self._replica)
+            except AWAY as error:
+                logger.warning("presence_redis_away error=%s", type(error).__name__)
+
+    def _forget(self, run_id: str) -> None:
+        if not self._clients[run_id]:
+            del self._clients[run_id]
+
+    def _after_grace(self, run_id: str) -> None:
+        if self._clients[run_id]:
+            return  # somebody has come back
+        del self._clients[run_id]
+        try:
+            if not self._presence.leave(run_id, self._replica):
+                self._stopper.cancel(run_id, "the client has gone")
+        except AWAY as error:
+            # The word that is not renewed ends by itself, and the run's worker sees to the rest.
+            logger.warning("presence_redis_away run_id=%s error=%s", run_id, type(error).__name__)

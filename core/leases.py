@@ -1,0 +1,76 @@
+"""Leases: who takes a run must say every few seconds that it still works on it.
+
+A lease that ends says that its worker is gone, or cannot reach Redis, which for the run is the same.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from redis import Redis
+
+from core import keys
+
+LEASE_SECONDS = 8
+RENEW_EVERY_SECONDS = 2
+
+# All by the server's clock, so that hosts with different clocks agree.
+_TAKE = """
+redis.call('ZADD', KEYS[1], redis.call('TIME')[1] + ARGV[1], ARGV[2])
+"""
+_RENEW = """
+local till = redis.call('TIME')[1] + ARGV[1]
+local orders = {}
+for i = 2, #ARGV do
+  if redis.call('ZSCORE', KEYS[1], ARGV[i]) then
+    redis.call('ZADD', KEYS[1], till, ARGV[i])
+    orders[i - 1] = redis.call('HGET', KEYS[2], ARGV[i]) or ''
+  else
+    orders[i - 1] = false
+  end
+end
+return orders
+"""
+_EXPIRED = """
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. redis.call('TIME')[1])
+"""
+
+
+class Leases:
+    """All leases. Raises redis-py's errors when Redis is away."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+        self._take = redis.register_script(_TAKE)
+        self._renew = redis.register_script(_RENEW)
+        self._expired = redis.register_script(_EXPIRED)
+
+    def take(self, run_id: str) -> None:
+        """From now on somebody answers for this run."""
+        self._take(keys=[keys.leases()], args=[LEASE_SECONDS, run_id])
+
+    def renew(self, run_ids: Sequence[str]) -> dict[str, str | None]:
+        """Go on answering for these; tells for each why it should stop, '' to go on, None when it was lost."""
+        if not run_ids:
+            return {}
+        orders = self._renew(keys=[keys.leases(), keys.stops()], args=[LEASE_SECONDS, *run_ids])
+        found = cast("list[bytes | None]", orders)
+        return {run_id: None if order is None else order.decode() for run_id, order in zip(run_ids, found, strict=True)}
+
+    def release(self, run_id: str) -> None:
+        """The run has ended: nobody need answer for it, nor stop it."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zrem(keys.leases(), run_id)
+            pipe.hdel(keys.stops(), run_id)
+            pipe.execute()
+
+    def end(self, run_id: str) -> None:
+        """The run's worker is known to be dead: do not wait for the lease to end by itself."""
+        self._redis.zadd(keys.leases(), {run_id: 0}, xx=True)
+
+    def request_stop(self, run_id: str, reason: str) -> None:
+        """Have the run's worker stop it, at its next renewal at the latest."""
+        self._redis.hset(keys.stops(), run_id, reason)
+
+    def expired(self) -> list[str]:
+        """The runs whose lease has ended."""
+        return [run_id.decode() for run_id in cast("list[bytes]", self._expired(keys=[keys.leases()]))]

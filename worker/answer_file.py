@@ -1,0 +1,48 @@
+"""The answer file: some agents write their answer to a file rather than say it.
+
+Each run is given a path of its own, in a folder made for it: whatever is found there, this run wrote.
+"""
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+INSTRUCTION = (
+    "Write your final answer, complete and in Markdown, to the file {answer_file} (relative to your working "
+    "directory). Only what is in that file reaches the user."
+)
+
+
+class AnswerFile:
+    """One run's answer file below its workspace."""
+
+    def __init__(self, workspace: Path, declared: str, run_id: str) -> None:
+        """`declared` is the profile's path, such as `output/response.md`; the run's id becomes a folder in it."""
+        path = PurePosixPath(declared)
+        self.relative = path.parent / run_id / path.name
+        self._workspace = workspace
+        self._path = workspace / self.relative
+        self._path.parent.mkdir(mode=0o700, parents=True)
+
+    def instruct(self, system_prompt: str) -> str:
+        """The system prompt with the path in the place of `{answer_file}`, or a sentence of our own at its end."""
+        if "{answer_file}" not in system_prompt:
+            system_prompt = f"{system_prompt}\n\n{INSTRUCTION}".strip()
+        return system_prompt.replace("{answer_file}", str(self.relative))
+
+    def read(self, max_bytes: int) -> str | None:
+        """What the run wrote, at most `max_bytes` of it; None when it wrote nothing.
+
+        A link counts as nothing: it could lead to a file that is not this run's.
+        """
+        if self._path.parent.resolve() != self._workspace.resolve() / self.relative.parent:
+            return None
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            text = file.read(max_bytes).decode("utf-8", "replace")
+        return text if text.strip() else None
