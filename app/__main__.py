@@ -40,6 +40,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": math.ceil(self._settings.drain_seconds),
             "keepalive": 75,  # longer than a proxy keeps an idle connection, so that the proxy closes first
             "control_socket_disable": True,
+            "forwarder_headers": "",  # a client's SCRIPT_NAME header is not the server's variable
             "loglevel": "warning",
             "proc_name": "heartline-app",
         }
