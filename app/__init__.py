@@ -18,6 +18,7 @@ def create_app(services: "Services") -> "Flask":
     app = Flask("heartline", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.merge_slashes = False  # a redirect would name the host that we see, not the one that the client does
     for noun in (chat, models, runs, health):
         app.register_blueprint(noun.routes(services))
     failures.register(app)

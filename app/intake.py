@@ -1,11 +1,14 @@
 """Taking a run in: stored, then put in line. Both, or neither."""
 
 import logging
+import re
 import time
 from typing import TypeVar
 
 import msgspec
 from flask import Request
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from core.errors import InvalidRequest
 from core.profiles import Profiles
@@ -45,12 +48,25 @@ class Intake:
 
 def read_body(request: Request, kind: type[T]) -> T:
     """The request's JSON body as `kind`. Raises `InvalidRequest`, naming the field."""
-    data = request.get_data(cache=False)
+    data = _receive(request)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         param = path.rstrip("`").lstrip(".")
+        if missing := re.fullmatch(r"Object missing required field `(\w+)`", reason):
+            param = f"{param}.{missing[1]}".lstrip(".")
         raise InvalidRequest(f"{param or 'body'}: {reason}.", param=param or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The request's body is not valid JSON: {error}.") from None
+
+
+def _receive(request: Request) -> bytes:
+    """The body. werkzeug (3.1) cuts one without a length silently at the limit: what was cut shows as more."""
+    try:
+        data = request.get_data(cache=False)
+        if len(data) == request.max_content_length and request.environ["wsgi.input"].read(1):
+            raise RequestEntityTooLarge
+    except ParseException:
+        raise InvalidRequest("The request's body is not chunked as HTTP wants it.") from None
+    return data

@@ -1,5 +1,6 @@
 """/v1/runs: create a run, list, inspect and watch it. The native dialect."""
 
+import re
 from itertools import chain
 from typing import Any
 
@@ -109,10 +110,8 @@ def _number(name: str, default: float, low: float, high: float) -> float:
     text = request.args.get(name, "")
     if not text:
         return default
-    try:
-        value = float(text) if name == "before" else int(text)
-    except ValueError:
-        value = None
+    form = r"[0-9]{1,20}(\.[0-9]{1,20})?" if name == "before" else r"[0-9]{1,20}"
+    value = (float(text) if name == "before" else int(text)) if re.fullmatch(form, text) else None
     if value is None or not low <= value <= high:
         raise InvalidRequest(f"{name}: expected a number from {low:.0f} to {high:.0f}.", param=name)
     return value

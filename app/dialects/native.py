@@ -70,20 +70,21 @@ def parse(body: RunBody, max_prompt_bytes: int) -> RunRequest:
                 f"messages[{i}].role: expected 'user' or 'assistant'; system text goes into 'system'.",
                 param=f"messages[{i}].role",
             )
-    return checked(RunRequest(messages=messages, system=body.system), max_prompt_bytes)
+    param = "messages" if body.prompt is None else "prompt"
+    return checked(RunRequest(messages=messages, system=body.system), max_prompt_bytes, param)
 
 
-def checked(request: RunRequest, max_prompt_bytes: int) -> RunRequest:
+def checked(request: RunRequest, max_prompt_bytes: int, param: str = "messages") -> RunRequest:
     """The same request, if it ends with a user's text and is not too large; any dialect's last step."""
     last = request.messages[-1]
     if last.role != "user" or not last.text.strip():
-        raise InvalidRequest("The last message must be a user's, and not empty.", param="messages")
+        raise InvalidRequest("The last message must be a user's, and not empty.", param=param)
     size = len(request.system.encode()) + sum(len(message.text.encode()) for message in request.messages)
     if size > max_prompt_bytes:
         raise TooLarge(
             f"The messages are {size} bytes together; this server takes {max_prompt_bytes} "
             "(HEARTLINE_MAX_PROMPT_BYTES). Shorten them, or start a new chat.",
-            param="messages",
+            param=param,
         )
     return request
 

@@ -125,9 +125,7 @@ def test_an_unknown_setting_is_refused_though_it_is_empty() -> None:
     assert "HEARTLINE_TYPO" in refusal({"HEARTLINE_TYPO": ""})
 
 
-@pytest.mark.parametrize(
-    "name", ["HEARTLINE_RUN_ID", "PATH", "heartline_bind", "XHEARTLINE_"]
-)
+@pytest.mark.parametrize("name", ["HEARTLINE_RUN_ID", "PATH", "heartline_bind", "XHEARTLINE_"])
 def test_what_is_no_setting_is_left_alone(name: str) -> None:
     assert load({name: "anything"}, None) == Settings()
 
