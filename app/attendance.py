@@ -35,15 +35,15 @@ class Attendance:
             response.call_on_close(lambda: self.leave(run.id))
         return response
 
+    def announce(self, run_id: str) -> None:
+        """A client is about to come: say so before a worker can ask. Raises redis-py's errors."""
+        self._presence.enter([run_id], self._replica)
+
     def enter(self, run_id: str) -> None:
         """A client has come. Raises redis-py's errors when Redis is away."""
+        if not self._clients[run_id]:
+            self.announce(run_id)
         self._clients[run_id] += 1
-        if self._clients[run_id] == 1:
-            try:
-                self._presence.enter([run_id], self._replica)
-            except AWAY:
-                self._forget(run_id)
-                raise
 
     def leave(self, run_id: str) -> None:
         """A client has gone; when it was the last one here, the run has the grace time left."""
@@ -59,10 +59,6 @@ class Attendance:
                 self._presence.enter(list(self._clients), self._replica)
             except AWAY as error:
                 logger.warning("presence_redis_away error=%s", type(error).__name__)
-
-    def _forget(self, run_id: str) -> None:
-        if not self._clients[run_id]:
-            del self._clients[run_id]
 
     def _after_grace(self, run_id: str) -> None:
         if self._clients[run_id]:

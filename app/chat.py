@@ -6,10 +6,11 @@ from itertools import chain
 import msgspec
 from flask import Blueprint, Response, g, request
 
-from app import failures, sse
+from app import sse
 from app.auth import required
+from app.client import Client
 from app.dialects.openai_chat import ChatBody, ChatStream, completion, error_object, parse
-from app.intake import read_body
+from app.intake import idempotency_key, read_body, wants_detach
 from app.services import Services
 from app.whole import Silent, Whole
 from core.errors import HeartlineError
@@ -26,8 +27,13 @@ def routes(services: Services) -> Blueprint:
     @required(services.api_keys)
     def create() -> Response:
         body = read_body(request, ChatBody)
-        asked = parse(body, settings.max_prompt_bytes)
-        run = services.intake.submit(g.owner, body.model, asked)
+        run, _ = services.intake.submit(
+            g.owner,
+            body.model,
+            parse(body, settings.max_prompt_bytes),
+            detach=wants_detach(request),
+            idempotency_key=idempotency_key(request),
+        )
         return streamed(run, body.include_usage) if body.stream else whole(run)
 
     def streamed(run: Run, include_usage: bool) -> Response:
@@ -41,19 +47,26 @@ def routes(services: Services) -> Blueprint:
             heartbeat_style=settings.heartbeat_style,
             language=settings.language,
         )
-        return Response(services.relay.stream(run, dialect), headers=sse.headers(run.id))
+        stream = services.relay.stream(run, dialect, client=Client.of(request))
+        return services.attendance.attending(run, Response(stream, headers=sse.headers(run.id)))
 
     def whole(run: Run) -> Response:
         """Real status codes while nothing was sent; from the first heartbeat on, white space and then JSON."""
-        stream = services.relay.stream(run, Silent())
-        for beat in stream:
-            if beat:
-                return Response(
-                    chain([beat], stream, finished(run)), mimetype="application/json", headers={"X-Run-Id": run.id}
-                )
+        stream = services.relay.stream(run, Silent(), client=Client.of(request))
+        response = Response(mimetype="application/json", headers={"X-Run-Id": run.id})
+        response = services.attendance.attending(run, response)
+        try:
+            beat = next(filter(None, stream), None)
+        except BaseException:
+            response.close()  # or the client would count as waiting for ever
+            raise
+        if beat is not None:
+            response.response = chain([beat], stream, finished(run))
+            return response
         answer, failure = outcome(run)
-        response = failures.response(failure) if failure else Response(answer, mimetype="application/json")
-        response.headers["X-Run-Id"] = run.id
+        response.data = answer
+        if failure is not None:
+            response.status_code = failure.status
         return response
 
     def finished(run: Run) -> Iterator[bytes]:
@@ -67,7 +80,8 @@ def routes(services: Services) -> Blueprint:
             case Failed(code=code, message=message):
                 failure = RunFailed(message, code=code)
             case None:
-                failure = RunFailed(sentence(settings.language, "log_lost"), code="log_lost")
+                code = "replica_shutdown" if services.relay.drain.draining else "log_lost"
+                failure = RunFailed(sentence(settings.language, code), code=code)
             case _:
                 failure = RunFailed(sentence(settings.language, "cancelled"), code="cancelled")
         return msgspec.json.encode(error_object(failure.code or "", failure.message)), failure

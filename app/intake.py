@@ -1,5 +1,6 @@
 """Taking a run in: stored, then put in line. Both, or neither."""
 
+import hashlib
 import logging
 import re
 import time
@@ -10,7 +11,8 @@ from flask import Request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from core.errors import InvalidRequest
+from app.attendance import Attendance
+from core.errors import InvalidRequest, TooManyRuns
 from core.profiles import Profiles
 from core.queue import RunQueue
 from core.run import Run, RunRequest, new_id
@@ -19,31 +21,83 @@ from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+MAX_IDEMPOTENCY_KEY = 255
+
 T = TypeVar("T")
 
 
 class Intake:
     """Makes runs of requests."""
 
-    def __init__(self, settings: Settings, profiles: Profiles, store: RunStore, queue: RunQueue) -> None:
+    def __init__(
+        self, settings: Settings, profiles: Profiles, store: RunStore, queue: RunQueue, attendance: Attendance
+    ) -> None:
         self._settings = settings
         self._profiles = profiles
         self._store = store
         self._queue = queue
+        self._attendance = attendance
 
-    def submit(self, owner: str, model: str | None, request: RunRequest) -> Run:
-        """A new queued run. Raises `ModelNotFound`, or redis-py's errors when Redis is away."""
+    def submit(
+        self, owner: str, model: str | None, request: RunRequest, *, detach: bool, idempotency_key: str = ""
+    ) -> tuple[Run, bool]:
+        """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
+        used before it is the run of then.
+
+        Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, or redis-py's errors when Redis is away.
+        """
         profile = self._profiles.choose(model)
-        run = Run(id=new_id(), owner=owner, profile=profile.id, model=model or profile.id, created_at=time.time())
-        timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
+        run = Run(
+            id=new_id(),
+            owner=owner,
+            profile=profile.id,
+            model=model or profile.id,
+            created_at=time.time(),
+            detach=detach or profile.detach,
+        )
+        if idempotency_key:
+            fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest()
+            known = self._store.claim(owner, idempotency_key, fingerprint, run.id)
+            if known is not None:
+                return self._store.get(known, owner), False
+        self._refuse_when_full(owner)
         self._store.create(run, request)
         try:
+            if not run.detach:
+                self._attendance.announce(run.id)
+            timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
             self._queue.put(run, timeout + self._settings.stop_grace_seconds)
         except Exception:
             self._store.discard(run)
             raise
         logger.info("run_queued run_id=%s profile=%s owner=%s", run.id, run.profile, owner)
-        return run
+        return run, True
+
+    def _refuse_when_full(self, owner: str) -> None:
+        """Waiting runs beyond the limits are not taken in: they would only time out in the queue."""
+        if self._queue.length() >= self._settings.max_queued_runs:
+            raise TooManyRuns
+        limit = self._settings.max_queued_runs_per_key
+        if self._store.waiting(owner, limit) >= limit:
+            raise TooManyRuns(f"{limit} of your runs are waiting already. Please try again when some have started.")
+
+
+def idempotency_key(request: Request) -> str:
+    """The header of that name, or nothing. Raises `InvalidRequest` for one that is too long."""
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > MAX_IDEMPOTENCY_KEY:
+        raise InvalidRequest(
+            f"Idempotency-Key: expected at most {MAX_IDEMPOTENCY_KEY} characters.", param="Idempotency-Key"
+        )
+    return key
+
+
+def wants_detach(request: Request) -> bool:
+    """Whether the header `X-Heartline-Detach` asks that the run goes on when its client leaves."""
+    value = request.headers.get("X-Heartline-Detach", "").strip().lower()
+    if value not in ("", "0", "false", "1", "true"):
+        raise InvalidRequest("X-Heartline-Detach: expected 'true' or 'false'.", param="X-Heartline-Detach")
+    return value in ("1", "true")
 
 
 def read_body(request: Request, kind: type[T]) -> T:

@@ -48,9 +48,7 @@ class Relay:
         self.clock = clock
         self._hub = hub
 
-    def stream(
-        self, run: Run, dialect: Dialect, after: int = 0, client: Client | None = None
-    ) -> Iterator[bytes]:
+    def stream(self, run: Run, dialect: Dialect, after: int = 0, client: Client | None = None) -> Iterator[bytes]:
         """The client's bytes, from behind seq `after` to the run's terminal event, or to the client's leaving.
 
         Never silent for longer than the heartbeat. Closing the iterator ends the watch.
@@ -65,9 +63,7 @@ class Relay:
 class Watch:
     """One client's reading of one run: a cursor, and when the client last got a byte."""
 
-    def __init__(
-        self, relay: Relay, run: Run, feed: Feed, dialect: Dialect, client: Client, cursor: int
-    ) -> None:
+    def __init__(self, relay: Relay, run: Run, feed: Feed, dialect: Dialect, client: Client, cursor: int) -> None:
         self._relay = relay
         self._run = run
         self._feed = feed
@@ -78,7 +74,7 @@ class Watch:
         self._confirmations = 0  # how many of the feed's the log has been read for; READ_AGAIN: read it anyway
         self._away = False  # whether Redis was, when last asked
         self._place: int | None = None
-        self._lot = random.random()  # noqa: S311: which of many leaves first is no secret
+        self._lot = random.random()  # noqa: S311
 
     def chunks(self) -> Iterator[bytes]:
         while not self._client.gone:
