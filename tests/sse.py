@@ -112,6 +112,8 @@ class Watcher:
         try:
             connection.connect()
             self._socket = connection.sock
+            if self._cut:  # before it was even connected
+                return
             headers = {"Authorization": f"Bearer {self.key}", "Last-Event-ID": str(self.cursor)}
             connection.request("GET", f"/v1/runs/{self.run_id}/events", headers=headers)
             response = connection.getresponse()
