@@ -59,8 +59,9 @@ def perform(run_id: str) -> str:
         run, request = here.store.get(run_id), here.store.request(run_id)
     except RunNotFound:
         return "expired"
-    if _nobody_waits(here, run):
-        return "cancelled"
+    if run.ended:
+        return "ended before it began"
+    _cancel_if_nobody_waits(here, run)
     try:
         task = Task(run, request, here.profiles.get(run.profile))
     except ModelNotFound as error:
@@ -79,13 +80,13 @@ def perform(run_id: str) -> str:
     return "completed"
 
 
-def _nobody_waits(here: Slot, run: Run) -> bool:
+def _cancel_if_nobody_waits(here: Slot, run: Run) -> None:
     """A run whose last watcher left while it was queued is not begun; also when the replica, which would have
-    cancelled it, died with its clients."""
-    if run.ended or run.detach or any(here.presence.count([run.id])):
-        return run.ended
+    cancelled it, died with its clients. Raises `RunEnded`."""
+    if run.detach or any(here.presence.count([run.id])):
+        return
     finish_from_outside(here.log, run.id, Cancelled(reason=CLIENT_GONE), origins=[Status.QUEUED])
-    return True
+    raise RunEnded("cancelled")
 
 
 ALLOWED: dict[str, Callable[..., Any]] = {JOB: perform}

@@ -30,7 +30,7 @@ def run(store: RunStore) -> Run:
 
 
 def queued(store: RunStore, owner: str = "alice", at: float | None = None) -> Run:
-    run = Run(id=new_id(), owner=owner, profile="chat", model="chat", created_at=at or time.time())
+    run = Run(id=new_id(), owner=owner, profile="chat", model="chat", created_at=at or time.time(), detach=True)
     store.create(run, RunRequest(messages=(Message("user", "What?"),), system="Be brief."))
     return run
 

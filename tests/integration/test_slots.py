@@ -44,7 +44,7 @@ def slots(settings: Settings) -> Iterator[Slots]:
 
 
 def submit(redis: "Redis", prompt: str) -> Run:
-    run = Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=time.time())
+    run = Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=time.time(), detach=True)
     RunStore(redis, 1000).create(run, RunRequest(messages=(Message("user", prompt),)))
     RunQueue(redis, 1000).put(run, 30)
     return run
@@ -111,7 +111,7 @@ def test_a_pickled_job_is_refused_and_hurts_nobody(slots: Slots, redis: "Redis")
 
 
 def test_a_run_that_expired_in_the_queue_is_no_error(slots: Slots, redis: "Redis") -> None:
-    run = Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=time.time())
+    run = Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=time.time(), detach=True)
     RunQueue(redis, 1000).put(run, 30)
     job = Job.fetch(run.id, redis, serializer=JSONSerializer)
     eventually(lambda: job.get_status(refresh=True) == "finished")
