@@ -43,7 +43,8 @@ class Scene:
         redis = connect(heartline.environment["HEARTLINE_REDIS_URL"])
         self.log = EventLog(redis, 300)
         self._runs = [
-            Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=time.time(), detach=True) for _ in range(RUNS)
+            Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=time.time(), detach=True)
+            for _ in range(RUNS)
         ]
         self._writers = []
         for run in self._runs:
