@@ -24,17 +24,18 @@ def sweep_orphans() -> int:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             environ = process.environ()
-            if MARK in environ and not _is_alive(environ.get(OWNER, ""), process.create_time()):
+            owner = environ.get(OWNER, "")
+            if MARK in environ and owner.isdigit() and not _was_alive(int(owner), process.create_time()):
                 process.kill()
                 swept += 1
                 logger.warning("orphan_killed run_id=%s pid=%d", environ[MARK], process.pid)
     return swept
 
 
-def _is_alive(pid: str, before: float) -> bool:
-    """Whether the worker `pid` still is the process that it was `before` (Unix seconds)."""
+def _was_alive(pid: int, then: float) -> bool:
+    """Whether the process `pid` of today is the one of `then` (Unix seconds), and not a later one."""
     try:
-        return pid.isdigit() and psutil.Process(int(pid)).create_time() <= before
+        return psutil.Process(pid).create_time() <= then
     except psutil.Error:
         return False
 

@@ -579,6 +579,7 @@ def test_a_run_is_described_without_its_owner_and_its_worker() -> None:
         "status": "running",
         "model": "m",
         "profile": "p",
+        "detach": False,
         "created_at": 1.0,
         "started_at": 2.0,
         "ended_at": None,

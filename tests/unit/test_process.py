@@ -19,7 +19,7 @@ import pytest
 from core.run import new_id
 from tests.doubles import fake_claude
 from worker import process as process_module
-from worker.process import MARK, MAX_STDERR_BYTES, Process, marked, sweep
+from worker.process import MARK, OWNER, MAX_STDERR_BYTES, Process, marked, sweep
 
 Json = dict[str, Any]
 Start = Callable[..., Process]
@@ -267,7 +267,7 @@ def test_the_process_sees_its_environment_its_mark_and_nothing_else(start: Start
     (line,) = all_lines(start(*code(text), run_id=run_id, GIVEN="1"))
     environment, cwd = json.loads(line)
     assert environment.pop("LC_CTYPE", None) in (None, "C.UTF-8")  # Python's own, PEP 538
-    assert environment == {"GIVEN": "1", MARK: run_id}
+    assert environment == {"GIVEN": "1", MARK: run_id, OWNER: str(os.getpid())}
     assert Path(cwd) == folder.resolve()
 
 

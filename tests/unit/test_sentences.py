@@ -50,4 +50,4 @@ def test_a_sentence_that_does_not_exist_is_an_error(language: str, key: str) -> 
 
 
 def test_what_is_filled_in_is_not_read_as_a_template() -> None:
-    assert sentence("en", "cli_failed", reason="{turns} {0}") == "Claude ended with an error: {turns} {0}"
+    assert sentence("en", "cli_error", reason="{turns} {0}") == "Claude ended with an error: {turns} {0}"
