@@ -7,6 +7,7 @@ undone here (seen with RQ 2.12).
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -232,7 +233,8 @@ class Slots:
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         self._done = threading.Event()
-        self.name = f"{socket.gethostname()}.{os.getpid()}"
+        # Not host and pid alone: in a container that restarts they are the same again, and RQ refuses the name.
+        self.name = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(2)}"
         self._threads: list[SlotThread] = []
 
     def run(self) -> None:

@@ -19,7 +19,7 @@ import pytest
 from core.run import new_id
 from tests.doubles import fake_claude
 from worker import process as process_module
-from worker.process import MARK, OWNER, MAX_STDERR_BYTES, Process, marked, sweep
+from worker.process import MARK, MAX_STDERR_BYTES, OWNER, Process, marked, sweep
 
 Json = dict[str, Any]
 Start = Callable[..., Process]
