@@ -12,6 +12,7 @@ from msgspec import Meta
 from core.errors import ConfigurationError, ModelNotFound
 
 Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}\Z")]
+Folder = Annotated[str, Meta(pattern=r"\A/")]
 PermissionMode = Literal["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan"]
 
 
@@ -33,6 +34,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_turns: Annotated[int, Meta(ge=1)] | None = None
     max_budget_usd: Annotated[float, Meta(gt=0)] | None = None
     run_timeout_seconds: Annotated[float, Meta(gt=0, le=30 * 86400)] | None = None
+    read_only_folders: tuple[Folder, ...] = ()
+    writable_folders: tuple[Folder, ...] = ()
+    network: bool = True
     flags: tuple[str, ...] = ()
     environment: dict[str, str] = {}
 

@@ -32,6 +32,7 @@ from core.runs import RunStore
 from core.sentences import sentence
 from core.settings import Settings
 from worker import jobs
+from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.supervisor import Supervisor
 from worker.workspace import Workspaces
 
@@ -191,8 +192,16 @@ class SlotThread:
 class Slots:
     """All slots of this worker process."""
 
-    def __init__(self, settings: Settings, profiles: Profiles, claude_bin: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        profiles: Profiles,
+        claude_bin: str,
+        environ: Mapping[str, str],
+        sandbox: Sandbox = NO_SANDBOX,
+    ) -> None:
         self._settings = settings
+        self._sandbox = sandbox
         self._profiles = profiles
         self._claude_bin = claude_bin
         self._environ = environ
@@ -211,7 +220,8 @@ class Slots:
             SlotThread(f"{self.name}.slot{number}", self._make_worker)
             for number in range(1, self._settings.worker_slots + 1)
         ]
-        logger.info("worker_started worker=%s slots=%d", self.name, len(self._threads))
+        confined = self._sandbox.describe()
+        logger.info("worker_started worker=%s slots=%d sandbox=%s", self.name, len(self._threads), confined)
         swept_at = time.monotonic()
         while not self._stopping.is_set():
             self._keep_alive()
@@ -235,7 +245,7 @@ class Slots:
             store=RunStore(redis, settings.unfinished_ttl_seconds),
             log=EventLog(redis, settings.log_ttl_seconds),
             profiles=self._profiles,
-            supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ),
+            supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ, self._sandbox),
         )
         return SlotWorker(slot, connect(settings.redis_url))
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from core.errors import AppendRefused, ConfigurationError, LogLost
 from core.events import Cancelled, Completed, Failed, Terminal, Usage
@@ -21,6 +22,7 @@ from core.settings import Settings
 from worker import command
 from worker.claude import Result, Translator
 from worker.process import Process
+from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.workspace import Workspaces
 
 logger = logging.getLogger(__name__)
@@ -75,12 +77,14 @@ class Supervisor:
         claude_bin: str,
         workspaces: Workspaces,
         environ: Mapping[str, str],
+        sandbox: Sandbox = NO_SANDBOX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._claude_bin = claude_bin
         self._workspaces = workspaces
         self._environ = environ
+        self._sandbox = sandbox
         self._clock = clock
 
     def perform(self, task: Task, writer: Writer, worker: str, stop: Stop) -> None:
@@ -108,16 +112,7 @@ class Supervisor:
         workspace, private = self._workspaces.open(task.run.id)
         try:
             try:
-                prepared = command.prepare(
-                    task.run.id, task.request, task.profile, self._claude_bin, private, self._environ
-                )
-                process = Process(
-                    prepared.argv,
-                    stdin=prepared.stdin,
-                    cwd=workspace,
-                    environment=prepared.environment,
-                    run_id=task.run.id,
-                )
+                process = self._start(task, workspace, private)
             except (OSError, ConfigurationError) as error:
                 logger.error("cli_not_started run_id=%s error=%s", task.run.id, error)
                 reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -133,6 +128,28 @@ class Supervisor:
                 process.close(self._settings.stop_grace_seconds, patience)
         finally:
             self._workspaces.close(task.run.id)
+
+    def _start(self, task: Task, workspace: Path, private: Path) -> Process:
+        """Raises `OSError`, and `ConfigurationError` for a variable that the profile needs."""
+        prepared = command.prepare(
+            task.run.id,
+            task.request,
+            task.profile,
+            self._claude_bin,
+            private,
+            self._environ,
+            seen_at=self._sandbox.inside(private),
+            denied_tools=self._sandbox.denied_tools,
+        )
+        confined = self._sandbox.wrap(prepared, workspace=workspace, private=private, profile=task.profile)
+        return Process(
+            confined.argv,
+            stdin=confined.stdin,
+            cwd=workspace,
+            environment=confined.environment,
+            run_id=task.run.id,
+            farewell=confined.farewell,
+        )
 
     def _end(self, writer: Writer, ending: Terminal) -> str:
         writer.finish(ending)
