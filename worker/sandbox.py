@@ -52,6 +52,9 @@ _SYSTEM = (
 )  # fmt: skip
 """Of the system, what programs need; in /etc, nothing that holds a secret when the worker runs as root."""
 
+_PROC_OF_ROOT = tuple(f"/proc/{name}" for name in ("acpi", "bus", "fs", "irq", "scsi", "sys", "sysrq-trigger"))
+"""The machine's own, which root owns and could write to with no capability left."""
+
 _FILES_NAMED = ("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
 """Variables whose value is a path that the CLI must be able to read."""
 
@@ -143,7 +146,8 @@ class Bubblewrap:
             self._program, "--die-with-parent", *_user(),
             "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL",
             *self._system,
-            "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp",  # noqa: S108
+            "--proc", "/proc", *_bound("--ro-bind-try", _PROC_OF_ROOT),
+            "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp",  # noqa: S108
             *_bound("--ro-bind-try", (environment[name] for name in _FILES_NAMED if environment.get(name))),
             *_bound("--ro-bind", (self._program, *map(str, command.program))),
             *_bound("--ro-bind", profile.read_only_folders),
