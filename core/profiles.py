@@ -12,6 +12,7 @@ from msgspec import Meta
 from core.errors import ConfigurationError, ModelNotFound
 
 Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}\Z")]
+Folder = Annotated[str, Meta(pattern=r"\A/")]
 PermissionMode = Literal["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan"]
 
 
@@ -35,6 +36,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     run_timeout_seconds: Annotated[float, Meta(gt=0, le=30 * 86400)] | None = None
     detach: bool = False
     answer_file: Annotated[str, Meta(pattern=r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}\Z")] | None = None
+    read_only_folders: tuple[Folder, ...] = ()
+    writable_folders: tuple[Folder, ...] = ()
+    network: bool = True
     flags: tuple[str, ...] = ()
     environment: dict[str, str] = {}
 

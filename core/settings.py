@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: str = ""
     api_keys_file: str = ""
     claude_bin: str = ""
+    sandbox: Literal["auto", "bwrap", "off"] = "auto"
     state_dir: str = "state"
     models_file: str = "models.yaml"
     worker_slots: Annotated[int, Meta(ge=1, le=256)] = 4

@@ -29,6 +29,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 FAKE_CLAUDE = PROJECT / "tests" / "doubles" / "fake_claude.py"
 MODELS = PROJECT / "tests" / "models.yaml"
 KEYS = {"alice": "key-of-alice-0123456789", "bob": "key-of-bob-0123456789ab"}
+DEPLOYMENT = "LC_DEPLOYMENT"
+"""Names a deployment's processes; LC_ because that is handed on to a run, whose HOME may be the sandbox's."""
 
 T = TypeVar("T")
 
@@ -102,6 +104,7 @@ class Deployment:
             "PATH": os.environ["PATH"],
             "HOME": str(home),
             "LANG": "C.UTF-8",
+            DEPLOYMENT: str(folder),
             "PYTHONPATH": str(PROJECT),
             "PYTHONWARNINGS": "ignore",
             "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",  # the discard port: nobody is there
@@ -239,7 +242,7 @@ class Deployment:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 environ = process.environ()
-                if MARK in environ and environ.get("HOME") == self.environment["HOME"]:
+                if MARK in environ and environ.get(DEPLOYMENT) == str(self.folder):
                     found.append(f"{process.pid} {process.name()}")
         return found
 

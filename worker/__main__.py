@@ -9,6 +9,7 @@ from types import FrameType
 from core import profiles, settings
 from core.errors import ConfigurationError
 from core.logs import configure
+from worker import sandbox
 from worker.cli import find
 from worker.slots import Slots
 
@@ -26,11 +27,13 @@ def main() -> int:
             profiles.environment_of(profile, environ)
         needs_cli = any(profile.runner == "claude" for profile in known.profiles)
         claude_bin = find(loaded, environ) if needs_cli else ""
+        confined = sandbox.choose(loaded, environ, claude_bin)
+        sandbox.check(known.profiles, confined, loaded.state)
     except ConfigurationError as error:
         print(f"heartline: {error}", file=sys.stderr)
         return 2
     configure(loaded.log_level)
-    slots = Slots(loaded, known, claude_bin, environ)
+    slots = Slots(loaded, known, claude_bin, environ, confined)
 
     def stop(number: int, _: FrameType | None) -> None:
         logging.getLogger(__name__).info("worker_signal signal=%s", signal.Signals(number).name)

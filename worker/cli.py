@@ -26,7 +26,7 @@ def find(settings: Settings, environ: Mapping[str, str]) -> str:
         candidates = [chosen]
     else:
         on_path = shutil.which("claude", path=environ.get("PATH"))
-        candidates = [path for path in (on_path, shutil.which(PROJECT_CLI)) if path]
+        candidates = [path for path in (on_path, shutil.which(str(PROJECT_CLI))) if path]
     if not candidates:
         raise ConfigurationError(
             "HEARTLINE_CLAUDE_BIN is not set and there is no 'claude' on PATH: run 'make cli' to install it "

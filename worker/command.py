@@ -6,7 +6,7 @@ input, system text and history through files that only the worker's user can rea
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -36,6 +36,9 @@ _FIXED = {
     "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
 }
 
+_ONLINE_TOOLS = ("WebFetch", "WebSearch")
+"""The tools that use the network from within the CLI."""
+
 _DIAGNOSTIC = Path(__file__).with_name("diagnostic.py")
 
 MINIMUM_VERSION = (2, 1, 329)
@@ -49,6 +52,16 @@ class Command:
     argv: tuple[str, ...]
     stdin: bytes
     environment: dict[str, str]
+    program: tuple[Path, ...] = ()
+    """Files and folders without which it cannot run."""
+    farewell: bytes = b""
+    """What to write to its standard input so that it stops."""
+
+
+INTERRUPT = (
+    json.dumps({"type": "control_request", "request_id": "stop", "request": {"subtype": "interrupt"}}).encode() + b"\n"
+)
+"""Makes the CLI abort its tools and give its `result` (seen with 2.1.329: within 10 ms)."""
 
 
 def prepare(
@@ -58,30 +71,45 @@ def prepare(
     claude_bin: str,
     folder: Path,
     environ: Mapping[str, str],
+    *,
     answer_file: AnswerFile | None = None,
+    seen_at: Path | None = None,
+    denied_tools: Sequence[str] = (),
 ) -> Command:
     """The command of a run; writes its files into `folder`, which the caller made and removes.
 
+    `seen_at` is where the CLI finds that folder, `denied_tools` what it may not use beside the profile's.
     Raises `ConfigurationError` for a variable that the profile needs and `environ` lacks.
     """
     environment = environment_for(profile, environ)
     stdin = user_line(request.prompt)
     if profile.runner == "diagnostic":
-        return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment)
+        program = (Path(sys.base_prefix), _DIAGNOSTIC)
+        return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment, program)
+    seen_at = seen_at or folder
     files: list[str] = []
     flag, text = _system_prompt(profile, request.system)
     if answer_file is not None:
         text = answer_file.instruct(text)
     if text:
-        files += [flag, str(_write(folder / "system-prompt.txt", text))]
+        files += [flag, str(seen_at / _write(folder / "system-prompt.txt", text))]
     if request.history:
-        session = _write(folder / "history.jsonl", transcript.session_file(request.history, str(folder)))
-        files += ["--resume", str(session), "--fork-session"]
-    return Command((claude_bin, *arguments(run_id, profile), *files, *profile.flags), stdin, environment)
+        session = _write(folder / "history.jsonl", transcript.session_file(request.history, str(seen_at)))
+        files += ["--resume", str(seen_at / session), "--fork-session"]
+    argv = (claude_bin, *arguments(run_id, profile, denied_tools), *files, *profile.flags)
+    return Command(argv, stdin, environment, program_of(claude_bin), farewell=INTERRUPT)
 
 
-def arguments(run_id: str, profile: Profile) -> list[str]:
+def program_of(claude_bin: str) -> tuple[Path, ...]:
+    """What must be readable to run the CLI: one binary, or all of the `node_modules` that it is installed in."""
+    binary = Path(claude_bin).resolve()
+    modules = [folder for folder in binary.parents if folder.name == "node_modules"]
+    return (modules[-1] if modules else binary,)
+
+
+def arguments(run_id: str, profile: Profile, denied_tools: Sequence[str] = ()) -> list[str]:
     """The CLI's flags for this profile."""
+    denied = (*profile.denied_tools, *(() if profile.network else _ONLINE_TOOLS), *denied_tools)
     flags = [
         "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
         "--include-partial-messages", "--session-id", str(UUID(run_id)), "--no-session-persistence",
@@ -96,11 +124,13 @@ def arguments(run_id: str, profile: Profile) -> list[str]:
         "--max-budget-usd": profile.max_budget_usd,
         "--tools": None if profile.tools is None else ",".join(profile.tools),
         "--allowedTools": ",".join(profile.allowed_tools) or None,
-        "--disallowedTools": ",".join(profile.denied_tools) or None,
+        "--disallowedTools": ",".join(denied) or None,
     }
     for flag, value in options.items():
         if value is not None:
             flags += [flag, str(value)]
+    for folder in (*profile.read_only_folders, *profile.writable_folders):
+        flags += ["--add-dir", folder]
     return flags
 
 
@@ -126,6 +156,6 @@ def _system_prompt(profile: Profile, asked: str) -> tuple[str, str]:
     return flag, "\n\n".join(filter(None, (profile.system_prompt, asked)))
 
 
-def _write(path: Path, text: str) -> Path:
+def _write(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
-    return path
+    return path.name

@@ -35,10 +35,21 @@ class Process:
     """A running CLI. Lines come from `lines()`; `close()` must be called in the end."""
 
     def __init__(
-        self, argv: Sequence[str], *, stdin: bytes, cwd: Path, environment: Mapping[str, str], run_id: str
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes,
+        cwd: Path,
+        environment: Mapping[str, str],
+        run_id: str,
+        farewell: bytes = b"",
     ) -> None:
-        """Start it and write `stdin`, which stays open until `finish_input`. Raises `OSError`."""
+        """Start it and write `stdin`, which stays open until `finish_input`. Raises `OSError`.
+
+        `farewell` is what to write to it, if anything, so that it stops.
+        """
         self._run_id = run_id
+        self._farewell = farewell
         self._popen = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -51,7 +62,7 @@ class Process:
         self._inbox: queue.Queue[bytes] = queue.Queue(_INBOX_LINES)
         self._stderr = bytearray()
         self._abandoned = threading.Event()
-        self._input_done = threading.Event()
+        self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=target, args=args, name=f"{name}-{run_id[:8]}", daemon=True)
             for name, target, args in (
@@ -100,7 +111,7 @@ class Process:
 
     def finish_input(self) -> None:
         """Close its standard input: no further turn will come."""
-        self._input_done.set()
+        self._outbox.put(_END)
 
     def wait(self, seconds: float) -> bool:
         """Whether it has exited within `seconds`."""
@@ -113,22 +124,35 @@ class Process:
     def close(self, grace_seconds: float, patience_seconds: float = 0) -> None:
         """End it and all that it started, and release what was held.
 
-        It may exit by itself for `patience_seconds`, is then asked to, and killed after `grace_seconds`.
+        It may exit by itself for `patience_seconds`, is then asked to, in ever plainer words, and killed
+        after `grace_seconds`.
         """
         self._abandoned.set()
         with contextlib.suppress(queue.Empty):
             self._inbox.get_nowait()  # room for the reader, which may be waiting for it
+        if self._farewell and not patience_seconds:
+            self._outbox.put(self._farewell)
+            patience_seconds = 0.4 * grace_seconds
+            grace_seconds -= patience_seconds
         self.finish_input()
         if not self.wait(patience_seconds):
-            self._signal(signal.SIGINT)
-            if not self.wait(grace_seconds):
-                self._signal(signal.SIGKILL)
-                self.wait(grace_seconds)
+            self._end(grace_seconds)
         sweep(self._run_id, grace_seconds)
         for thread in self._threads:
             thread.join(grace_seconds)
             if thread.is_alive():  # somebody whom no sweep finds holds the pipe; the thread ends with him
                 logger.warning("cli_pipe_held run_id=%s thread=%s", self._run_id, thread.name)
+
+    def _end(self, grace_seconds: float) -> None:
+        steps = (
+            (signal.SIGINT, 0.7 * grace_seconds),
+            (signal.SIGTERM, 0.3 * grace_seconds),
+            (signal.SIGKILL, grace_seconds),
+        )
+        for number, seconds in steps:
+            self._signal(number)
+            if self.wait(seconds):
+                return
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -145,7 +169,9 @@ class Process:
         with contextlib.suppress(OSError, ValueError):  # it may have died without reading
             pipe.write(data)
             pipe.flush()
-            self._input_done.wait()
+            while line := self._outbox.get():
+                pipe.write(line)
+                pipe.flush()
         with contextlib.suppress(OSError, ValueError):
             pipe.close()
 

@@ -39,6 +39,7 @@ from core.settings import Settings
 from worker import jobs
 from worker.recovery import close_dead_slots, sweep_orphans
 from worker.running import RunningRuns
+from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.supervisor import Supervisor
 from worker.workspace import Workspaces
 
@@ -213,8 +214,16 @@ class SlotThread:
 class Slots:
     """All slots of this worker process."""
 
-    def __init__(self, settings: Settings, profiles: Profiles, claude_bin: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        profiles: Profiles,
+        claude_bin: str,
+        environ: Mapping[str, str],
+        sandbox: Sandbox = NO_SANDBOX,
+    ) -> None:
         self._settings = settings
+        self._sandbox = sandbox
         self._profiles = profiles
         self._claude_bin = claude_bin
         self._environ = environ
@@ -247,7 +256,8 @@ class Slots:
             SlotThread(f"{self.name}.slot{number}", self._make_worker)
             for number in range(1, self._settings.worker_slots + 1)
         ]
-        logger.info("worker_started worker=%s slots=%d", self.name, len(self._threads))
+        confined = self._sandbox.describe()
+        logger.info("worker_started worker=%s slots=%d sandbox=%s", self.name, len(self._threads), confined)
         duties = threading.Thread(target=self._do_duties, name=f"{self.name}.duties")
         duties.start()
         self._stopping.wait()
@@ -271,7 +281,7 @@ class Slots:
             profiles=self._profiles,
             presence=Presence(redis),
             running=self._running,
-            supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ),
+            supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ, self._sandbox),
         )
         return SlotWorker(slot, connect(settings.redis_url))
 

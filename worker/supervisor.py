@@ -25,6 +25,7 @@ from worker.claude import Result, Translator
 from worker.deadlines import Deadlines
 from worker.endings import Endings, code_of
 from worker.process import Process
+from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.workspace import Workspaces
 
 logger = logging.getLogger(__name__)
@@ -79,12 +80,14 @@ class Supervisor:
         claude_bin: str,
         workspaces: Workspaces,
         environ: Mapping[str, str],
+        sandbox: Sandbox = NO_SANDBOX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._claude_bin = claude_bin
         self._workspaces = workspaces
         self._environ = environ
+        self._sandbox = sandbox
         self._clock = clock
         self._endings = Endings(settings.language)
 
@@ -133,14 +136,24 @@ class Supervisor:
         run_id = task.run.id
         try:
             prepared = command.prepare(
-                run_id, task.request, task.profile, self._claude_bin, private, self._environ, answer_file
+                run_id,
+                task.request,
+                task.profile,
+                self._claude_bin,
+                private,
+                self._environ,
+                answer_file=answer_file,
+                seen_at=self._sandbox.inside(private),
+                denied_tools=self._sandbox.denied_tools,
             )
+            confined = self._sandbox.wrap(prepared, workspace=workspace, private=private, profile=task.profile)
             return Process(
-                prepared.argv,
-                stdin=prepared.stdin,
+                confined.argv,
+                stdin=confined.stdin,
                 cwd=workspace,
-                environment=prepared.environment,
+                environment=confined.environment,
                 run_id=run_id,
+                farewell=confined.farewell,
             )
         except (OSError, ConfigurationError) as error:
             logger.error("cli_not_started run_id=%s error=%s", run_id, error)

@@ -62,7 +62,7 @@ def shown(field: msgspec.structs.FieldInfo) -> str:
         default = field.default_factory()
     if default in (None, ""):
         return "—"
-    return {"()": "`[]`", "{}": "`{}`"}.get(str(default), f"`{default}`")
+    return {"()": "`[]`", "{}": "`{}`", "True": "`true`"}.get(str(default), f"`{default}`")
 
 
 def documented(rows: Rows, default_column: int) -> list[tuple[str, str]]:
