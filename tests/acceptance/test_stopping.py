@@ -239,7 +239,7 @@ def test_a_run_that_nobody_begins_ends_with_a_sentence(tmp_path: Path) -> None:
         error = next(frame.json["error"] for frame in found if frame.data and '"error"' in frame.data)
         assert error["code"] == "queue_timeout"
         assert "beschäftigt" in error["message"]
-        assert Queue(queue.NAME, connection=heartline.redis).count == 0
+        eventually(lambda: Queue(queue.NAME, connection=heartline.redis).count == 0)
 
 
 # --- workers that die -----------------------------------------------------------------------------

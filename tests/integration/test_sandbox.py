@@ -179,6 +179,7 @@ def test_the_environment_is_what_it_was_given(run: Run) -> None:
     said = output(run("/usr/bin/env", GIVEN="1", HOME="/root"))
     found = dict(line.split("=", 1) for line in said.splitlines())
     assert found.pop("HEARTLINE_RUN_ID")
+    assert found.pop("HEARTLINE_WORKER_PID")
     assert set(found) - {"PWD", "SHLVL", "_"} == {
         "PATH", "GIVEN", "HOME", "TMPDIR", "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_TMPDIR", "CLAUDE_CODE_SHELL_PREFIX",
     }  # fmt: skip
