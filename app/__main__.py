@@ -67,6 +67,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
             "proc_name": "heartline-app",
             "post_worker_init": self._watch_for_the_end,
             "worker_int": self._hurry,
+            "worker_exit": self._take_leave,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -103,6 +104,11 @@ class Replica(BaseApplication):  # type: ignore[misc]
             built.relay.drain.begin(0)
             built.hub.wake()
             gevent.sleep(min(HURRIED_SECONDS, self._settings.drain_seconds))
+
+    def _take_leave(self, _: Arbiter, __: GeventWorker) -> None:
+        """Also in the master's name, which has no services and nothing to say."""
+        if (built := self._services) is not None:
+            built.attendance.close()
 
 
 def _keep_tidy(janitor: Janitor) -> None:

@@ -3,6 +3,7 @@
 A run that is not detached ends when nobody watches it any more, on any replica, for the grace time.
 """
 
+import contextlib
 import logging
 import uuid
 from collections import Counter
@@ -11,6 +12,7 @@ import gevent
 from flask import Response
 
 from core.clients import AWAY
+from core.errors import RunNotFound
 from core.presence import RENEW_EVERY_SECONDS, Presence
 from core.run import Run
 from core.stopping import Stopper
@@ -60,13 +62,22 @@ class Attendance:
             except AWAY as error:
                 logger.warning("presence_redis_away error=%s", type(error).__name__)
 
+    def close(self) -> None:
+        """This replica serves nobody any more: no run's worker need wait until its word expires."""
+        try:
+            for run_id in self._clients:
+                self._presence.leave(run_id, self._replica)
+        except AWAY as error:
+            logger.warning("presence_redis_away error=%s", type(error).__name__)
+
     def _after_grace(self, run_id: str) -> None:
         if self._clients[run_id]:
             return  # somebody has come back
         del self._clients[run_id]
         try:
             if not self._presence.leave(run_id, self._replica):
-                self._stopper.cancel(run_id, "the client has gone")
+                with contextlib.suppress(RunNotFound):  # Redis has lost it: there is nothing to end
+                    self._stopper.cancel(run_id, "the client has gone")
         except AWAY as error:
             # The word that is not renewed ends by itself, and the run's worker sees to the rest.
             logger.warning("presence_redis_away run_id=%s error=%s", run_id, type(error).__name__)

@@ -23,6 +23,7 @@ from core.clients import AWAY
 logger = logging.getLogger(__name__)
 
 PING_EVERY_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 RECENT_EVENTS = 256
 RECENT_BYTES = 256 * 1024
 
@@ -163,31 +164,32 @@ class Hub:
             try:
                 connection.send_command(command, *channel, check_health=False)
             except (*AWAY, OSError):
-                connection.disconnect()  # wakes the listener, which connects anew
+                self._hang_up(connection)
 
     def _keep_listening(self) -> None:
         pause = 0.05
         while True:
             try:
-                self._connect()
+                connection = self._connect()
                 pause = 0.05
-                self._listen()
+                self._listen(connection)
             except Exception as error:  # whatever it was, the hub must live: all watchers depend on it
                 logger.warning("hub_disconnected error=%r feeds=%d", error, len(self._feeds))
             self._drop_connection()
             gevent.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _connect(self) -> None:
+    def _connect(self) -> Any:
         connection = self._pool.make_connection()
-        connection.connect()
+        with gevent.Timeout(CONNECT_SECONDS, OSError("Redis does not answer")):
+            connection.connect()
         with self._sending:
             self._connection, self._heard = connection, True
             if self._feeds:
                 connection.send_command("SUBSCRIBE", *self._feeds, check_health=False)
+        return connection
 
-    def _listen(self) -> None:
-        connection = self._connection
+    def _listen(self, connection: Any) -> None:
         while True:
             message = connection.read_response(disconnect_on_error=False, push_request=True, timeout=None)
             self._heard = True
@@ -211,15 +213,20 @@ class Hub:
         """A connection that died without a word is noticed by the answer that does not come."""
         while True:
             gevent.sleep(PING_EVERY_SECONDS)
-            if self._connection is not None and not self._heard:
+            if (connection := self._connection) is not None and not self._heard:
                 logger.warning("hub_silent feeds=%d", len(self._feeds))
-                self._connection.disconnect()
+                self._hang_up(connection)
             self._heard = False
             self._send("PING")
 
+    def _hang_up(self, connection: Any) -> None:
+        """Wakes the listener, which connects anew. Nobody may send before: redis-py would connect, and read, too."""
+        if self._connection is connection:
+            self._connection = None
+        connection.disconnect()
+
     def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.disconnect()
+        if (connection := self._connection) is not None:
+            self._hang_up(connection)
         for feed in self._feeds.values():
             feed.suspend()

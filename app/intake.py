@@ -61,8 +61,8 @@ class Intake:
             if known is not None:
                 return self._store.get(known, owner), False
         self._refuse_when_full(owner)
-        self._store.create(run, request)
         try:
+            self._store.create(run, request)
             if not run.detach:
                 self._attendance.announce(run.id)
             timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
+from gevent import Timeout
 from gevent.event import Event as Signal
 
 from app.client import Client
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.5
 PLACE_EVERY_SECONDS = 1.0
 READ_AGAIN = -1
+ANSWER_SECONDS = 1.0
+"""For so long a stream waits for an answer of Redis before it counts as away: heartbeats do not wait for more."""
 
 
 class Relay:
@@ -117,8 +120,9 @@ class Watch:
 
     def _replay(self) -> list[Entry]:
         try:
-            entries = [Entry(data) for data in self._relay.log.read(self._run.id, after=self._cursor)]
-        except AWAY as error:
+            with Timeout(ANSWER_SECONDS):
+                entries = [Entry(data) for data in self._relay.log.read(self._run.id, after=self._cursor)]
+        except (*AWAY, Timeout) as error:
             logger.warning("relay_redis_away run_id=%s error=%s", self._run.id, type(error).__name__)
             entries, self._away = [], True
         else:
@@ -128,8 +132,9 @@ class Watch:
     def _log_is_gone(self) -> bool:
         """Only Redis can say so: while it is away, nothing is lost yet."""
         try:
-            return not self._relay.log.exists(self._run.id)
-        except AWAY:
+            with Timeout(ANSWER_SECONDS):
+                return not self._relay.log.exists(self._run.id)
+        except (*AWAY, Timeout):
             return False
 
     @property
@@ -169,7 +174,8 @@ class Places:
         if self._clock() - self._asked_at >= PLACE_EVERY_SECONDS:
             self._asked_at = self._clock()
             try:
-                self._places = {waiting: i for i, waiting in enumerate(self._queue.waiting(), start=1)}
-            except AWAY:
+                with Timeout(ANSWER_SECONDS):
+                    self._places = {waiting: i for i, waiting in enumerate(self._queue.waiting(), start=1)}
+            except (*AWAY, Timeout):
                 self._places = {}
         return self._places.get(run_id)

@@ -1,9 +1,12 @@
-"""The janitor: ends what nobody else is left to end. Every replica and worker has one; they never disturb
-each other, because a run ends once whoever ends it."""
+"""The janitor: ends what nobody else is left to end. Every replica and worker has one; they take turns, or two
+that find the same stuck run would put it back once each, which is once too often."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+
+from redis.exceptions import LockError
 
 from core.clients import AWAY
 from core.errors import LogLost, RunNotFound
@@ -46,14 +49,20 @@ class Janitor:
         self._reachable_since = float("-inf")
 
     def tidy(self) -> None:
-        """One round. While Redis is away there is nothing to do."""
+        """One round, unless another janitor is at it. While Redis is away there is nothing to do."""
         try:
             begun = self._clock()
             if begun - self._tidied_at > 2 * TIDY_EVERY_SECONDS:
                 self._reachable_since = begun
-            self._end_lost()
-            self._end_overdue()
-            self._put_back_stuck()
+            turn = self._leases.janitors_turn()
+            if turn.acquire():
+                try:
+                    self._end_lost()
+                    self._end_overdue()
+                    self._put_back_stuck()
+                finally:
+                    with contextlib.suppress(LockError):  # it took too long, and its turn has ended by itself
+                        turn.release()
             took_long = self._clock() - begun > TIDY_EVERY_SECONDS
             self._tidied_at = float("-inf") if took_long else self._clock()
         except AWAY as error:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import cast
 
 from redis import Redis
+from redis.lock import Lock
 
 from core import keys
 
 LEASE_SECONDS = 8
 RENEW_EVERY_SECONDS = 2
+TURN_SECONDS = 4
+"""A janitor that dies in its turn delays the next one for so long: with a lease before it, that is less than 15."""
 
 # All by the server's clock, so that hosts with different clocks agree.
 _TAKE = """
@@ -74,3 +77,8 @@ class Leases:
     def expired(self) -> list[str]:
         """The runs whose lease has ended."""
         return [run_id.decode() for run_id in cast("list[bytes]", self._expired(keys=[keys.leases()]))]
+
+    def janitors_turn(self) -> Lock:
+        """The right to tidy, which one janitor has at a time. Taking it is a write: who cannot have it, because
+        Redis is full, knows that nobody could renew a lease either."""
+        return cast(Lock, self._redis.lock(keys.janitors_turn(), timeout=TURN_SECONDS, blocking=False))

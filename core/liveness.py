@@ -14,7 +14,9 @@ local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - tonumber(ARGV[2])))
 """
+# Adding nothing is a write, all the same: a Redis that is full, or read-only, refuses it.
 _COUNT = """
+redis.call('ZADD', KEYS[1], 'XX', 0, '')
 local now = tonumber(redis.call('TIME')[1])
 return redis.call('ZCOUNT', KEYS[1], now - tonumber(ARGV[1]), '+inf')
 """
@@ -37,5 +39,6 @@ class Liveness:
         self._redis.zrem(keys.workers(), worker)
 
     def count(self) -> int:
-        """How many workers have signed within `DEAD_AFTER_SECONDS`."""
+        """How many workers have signed within `DEAD_AFTER_SECONDS`. Raises also when Redis takes no writes: no
+        worker could sign, and none can work."""
         return cast(int, self._count(keys=[keys.workers()], args=[DEAD_AFTER_SECONDS]))

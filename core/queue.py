@@ -62,6 +62,7 @@ class RunQueue:
     def remove(self, run_id: str) -> None:
         """Take a run out of the line that will never start: its job counts as cancelled."""
         self._redis.lrem(self._queue.key, 0, run_id)
+        self._redis.lrem(self._queue.intermediate_queue_key, 0, run_id)
         if job := self._job(run_id):
             job.set_status(JobStatus.CANCELED)
 

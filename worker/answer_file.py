@@ -3,6 +3,7 @@
 Each run is given a path of its own, in a folder made for it: whatever is found there, this run wrote.
 """
 
+import codecs
 import os
 import stat
 from pathlib import Path, PurePosixPath
@@ -38,11 +39,16 @@ class AnswerFile:
         if self._path.parent.resolve() != self._workspace.resolve() / self.relative.parent:
             return None
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
+            with open(self._path, "rb", opener=_follow_no_link) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return None
+                data = file.read(max_bytes)
+        except OSError:  # nothing is there, or a link, or a folder
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return None
-            text = file.read(max_bytes).decode("utf-8", "replace")
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data, final=len(data) < max_bytes)  # a cut may leave half a character: not shown
         return text if text.strip() else None
+
+
+def _follow_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
