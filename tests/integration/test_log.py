@@ -64,11 +64,6 @@ def test_an_owners_runs_are_listed_newest_first_and_by_pages(store: RunStore) ->
     ]
 
 
-def test_a_discarded_run_leaves_nothing(store: RunStore, run: Run, redis: "Redis") -> None:
-    store.discard(run)
-    assert list(redis.scan_iter("heartline:*")) == []
-
-
 def test_a_run_goes_from_queued_to_its_end(store: RunStore, log: EventLog, run: Run) -> None:
     writer = Writer(log, run.id)
     writer.start("slot1")
