@@ -81,6 +81,9 @@ class Client(threading.Thread):
     def live(self) -> None:
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """What was read before belongs to another run."""
+
     def cut(self) -> bool:
         """Drop the connection, in the middle of whatever it is; the client comes back. False without one."""
         connected = self._socket
@@ -128,8 +131,10 @@ class Client(threading.Thread):
 
     def _accept(self, response: Any, asked_at: float) -> None:
         run_id = response.headers["X-Run-Id"]
-        if run_id != self.run_id:
+        if run_id != self.run_id:  # the first one, or one in place of a run that is lost
             self.accepted.append(Accepted(run_id, asked_at, time.time()))
+            self.lost = False
+            self.forget()
 
 
 def passes(error: Exception) -> bool:
@@ -220,6 +225,9 @@ class Chatter(Client):
     @property
     def finished(self) -> bool:
         return self.end is not None
+
+    def forget(self) -> None:
+        self.earlier.clear()
 
     def live(self) -> None:
         asked_at = time.time()

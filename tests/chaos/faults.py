@@ -123,9 +123,7 @@ class Faults:
 
     def _kill_gunicorn_worker(self) -> bool:
         """gunicorn's master starts another one by itself."""
-        victims = [
-            part for part in self._heartline.replicas if id(part) not in self._away and part not in self._spared
-        ]
+        victims = [part for part in self._heartline.replicas if id(part) not in self._away and part not in self._spared]
         with contextlib.suppress(psutil.Error, IndexError):
             self._chance.choice(psutil.Process(self._chance.choice(victims).process.pid).children()).kill()
             return True

@@ -1,5 +1,6 @@
 """What the clients ask, and what they must read when the run completes. No two answers share a word."""
 
+import dataclasses
 import json
 import random
 import sys
@@ -35,6 +36,14 @@ def fake(number: int, chance: random.Random) -> Question:
     elif kind == "silent":
         command["sleep_before"] = round(chance.uniform(1, 3), 1)
     return Question(tag, kind, "fake", json.dumps(command), "".join(pieces))
+
+
+def slow(question: Question) -> Question:
+    """One like it that takes much longer, for a client that will not wait; the real CLI's stays as it is."""
+    if question.model != "fake":
+        return question
+    command = {**json.loads(question.prompt), "interval": 1}
+    return dataclasses.replace(question, prompt=json.dumps(command))
 
 
 def real(number: int, api: ScriptedApi) -> Question:

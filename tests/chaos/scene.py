@@ -21,6 +21,7 @@ FAULT_EVERY_SECONDS = 1.0
 WARM_UP_RUNS = 24
 CHAT_SHARE = 0.35
 LEAVING_SHARE = 0.05
+LEAVE_AFTER_EVENTS = 2
 SETTLE_SECONDS = 120.0
 REAL_CLI = PROJECT / ".cli" / "node_modules" / ".bin" / "claude"
 
@@ -91,16 +92,20 @@ class Scene:
 
     def _client(self, question: questions.Question) -> Client:
         lot = self._chance.random()
+        if lot < LEAVING_SHARE:
+            question = questions.slow(question)
         kind = Chatter if lot < CHAT_SHARE else Reader
         client = kind(question, self._urls, self._chance.choice(list(KEYS.values())), self._chance)
         if isinstance(client, Chatter) and lot < LEAVING_SHARE:
-            client.leave_after = 5
+            client.leave_after = LEAVE_AFTER_EVENTS
         return client
 
     def _warm_up(self) -> None:
         """Runs without faults: every pool is filled and every module loaded before memory is measured."""
         chance = random.Random(0)
-        warm = [Reader(questions.fake(9000 + i, chance), self._urls, KEYS["alice"], chance) for i in range(WARM_UP_RUNS)]
+        warm = [
+            Reader(questions.fake(9000 + i, chance), self._urls, KEYS["alice"], chance) for i in range(WARM_UP_RUNS)
+        ]
         for client in warm:
             client.start()
         self._join(warm, 60)
