@@ -148,6 +148,21 @@ def test_of_many_that_end_a_run_one_does(log: EventLog, run: Run) -> None:
     assert len(found) == appended + 2
 
 
+def test_of_two_writers_on_a_redis_that_forgot_the_first_only_one_goes_on(
+    log: EventLog, run: Run, redis: "Redis"
+) -> None:
+    first, second = Writer(log, run.id), Writer(log, run.id)
+    first.start("slot1")
+    redis.delete(keys.log(run.id))  # its last second is gone: the run is queued again, and taken again
+    redis.hset(keys.run(run.id), "status", Status.QUEUED)
+    redis.hdel(keys.run(run.id), "writer")
+    second.start("slot2")
+    with pytest.raises(AppendRefused):
+        first.append([Text(text="fits by its number")])
+    second.append([Text(text="mine")])
+    assert texts(log, run) == ["mine"]
+
+
 def test_a_queued_run_can_be_cancelled_and_is_then_never_started(log: EventLog, run: Run) -> None:
     assert finish_from_outside(log, run.id, Cancelled(reason="test"))
     with pytest.raises(AppendRefused):
