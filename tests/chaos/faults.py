@@ -48,6 +48,7 @@ class Faults:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.losses: list[float] = []  # the Unix times at which Valkey was killed
+        self.worker_deaths: list[float] = []  # and those at which a worker was
         self._heartline = heartline
         self._clients = clients
         self._chance = chance
@@ -109,6 +110,8 @@ class Faults:
             return False
         victim = self._chance.choice(victims)
         self._away.add(id(victim))
+        if name == "worker" and number is signal.SIGKILL:
+            self.worker_deaths.append(time.time())
         self._in_thread(self._end_and_start_again, victim, number, self._chance.uniform(*AWAY_SECONDS))
         return True
 

@@ -87,8 +87,9 @@ class Scene:
         asked = [questions.fake(number, self._chance) for number in range(self._plan.fake_runs)]
         asked += [questions.real(number, self._api) for number in range(self._plan.real_runs)]
         self._chance.shuffle(asked)
-        self._clients += [self._client(question) for question in asked]
-        return list(self._clients)
+        cast = [self._client(question) for question in asked]
+        self._clients += cast
+        return cast
 
     def _client(self, question: questions.Question) -> Client:
         lot = self._chance.random()
@@ -108,6 +109,7 @@ class Scene:
         ]
         for client in warm:
             client.start()
+        self._clients += warm
         self._join(warm, 60)
         assert all(client.finished for client in warm), [client.crash for client in warm]
 
