@@ -154,6 +154,7 @@ class Reader(Client):
         super().__init__(*args)
         self.seen: list[bytes] = []
         self.earlier: list[list[bytes]] = []  # what it had seen whenever it was told to start over
+        self.over = False  # it was told that nothing will follow
         self._last = ""
 
     @property
@@ -173,7 +174,7 @@ class Reader(Client):
                     raise
             except TROUBLE:
                 pass
-            if self.finished or self.lost:
+            if self.finished or self.over or self.lost:
                 return
             self.resumed += 1
 
@@ -194,6 +195,7 @@ class Reader(Client):
         path = f"/v1/runs/{self.run_id}/events"
         with self._request(url, "GET", path, None, **{"Last-Event-ID": str(len(self.seen))}) as response:
             if response.status == 204:
+                self.over = True
                 return
             for frame in self._frames(response):
                 self._take(frame)
@@ -204,8 +206,6 @@ class Reader(Client):
         if frame.event == "reset":
             self.earlier.append(self.seen)
             self.seen, self._last = [], ""
-        elif frame.event == "lost":
-            self.lost = True
         elif frame.id is not None and frame.data is not None:
             self.seen.append(frame.data.encode())
             self._last = str(frame.event)
