@@ -5,14 +5,30 @@ from pathlib import Path
 from tests.chaos.faults import WEIGHTS
 from tests.chaos.scene import REAL_CLI, Plan, staged
 
-SCHEDULE = (*WEIGHTS, "client cut off", "CLI killed")
+SCHEDULE = (
+    "Valkey killed, last second lost",
+    "worker killed",
+    "client cut off",
+    "replica killed",
+    "CLI killed",
+    "Valkey restarted",
+    "channels cut",
+    "replica's child killed",
+    "worker stopped",
+    "Valkey killed",
+    "client cut off",
+    "connections cut",
+    "replica stopped",
+    "Valkey paused",
+)
 
 
 def test_nothing_is_lost_in_chaos(tmp_path: Path) -> None:
     claude_bin = str(REAL_CLI) if REAL_CLI.exists() else None
+    assert set(SCHEDULE) == set(WEIGHTS)
     plan = Plan(
         seed=1,
-        seconds=15,
+        seconds=12,
         fake_runs=40,
         real_runs=3 if claude_bin else 0,
         claude_bin=claude_bin,

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -145,4 +146,6 @@ def perform(plan: Plan) -> Report:
         report = scene.perform()
     if report.wrong:
         report.rows.append(("the parts' logs", folder))
+    else:
+        shutil.rmtree(folder)
     return report
