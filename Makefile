@@ -1,5 +1,5 @@
 # Everything a contributor runs. CI runs `make lint` and `make test`, and nothing else.
-.PHONY: run test lint bench cli clean
+.PHONY: run test chaos lint bench cli clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,9 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test cli
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.test cli
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

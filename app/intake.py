@@ -1,4 +1,4 @@
-"""Taking a run in: stored, then put in line. Both, or neither."""
+"""Taking a run in: stored and put in line, in one transaction. Both, or neither."""
 
 import hashlib
 import logging
@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 from flask import Request
 from gunicorn.http.errors import ParseException
+from redis import Redis
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.attendance import Attendance
@@ -30,10 +31,17 @@ class Intake:
     """Makes runs of requests."""
 
     def __init__(
-        self, settings: Settings, profiles: Profiles, store: RunStore, queue: RunQueue, attendance: Attendance
+        self,
+        settings: Settings,
+        profiles: Profiles,
+        redis: "Redis",
+        store: RunStore,
+        queue: RunQueue,
+        attendance: Attendance,
     ) -> None:
         self._settings = settings
         self._profiles = profiles
+        self._redis = redis
         self._store = store
         self._queue = queue
         self._attendance = attendance
@@ -61,15 +69,13 @@ class Intake:
             if known is not None:
                 return self._store.get(known, owner), False
         self._refuse_when_full(owner)
-        try:
-            self._store.create(run, request)
-            if not run.detach:
-                self._attendance.announce(run.id)
-            timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
-            self._queue.put(run, timeout + self._settings.stop_grace_seconds)
-        except Exception:
-            self._store.discard(run)
-            raise
+        if not run.detach:
+            self._attendance.announce(run.id)
+        timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
+        with self._redis.pipeline() as pipe:
+            self._queue.put_with(pipe, run, timeout + self._settings.stop_grace_seconds)
+            self._store.create_with(pipe, run, request)
+            pipe.execute()
         logger.info("run_queued run_id=%s profile=%s owner=%s", run.id, run.profile, owner)
         return run, True
 

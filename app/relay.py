@@ -130,9 +130,13 @@ class Watch:
         return entries
 
     def _log_is_gone(self) -> bool:
-        """Only Redis can say so: while it is away, nothing is lost yet."""
+        """Whether Redis has lost the run, or the run has ended before what this client has read of it. Only Redis
+        can say so: while it is away, nothing is lost yet."""
         try:
             with Timeout(ANSWER_SECONDS):
+                last = self._relay.log.last(self._run.id)
+                if isinstance(last, events.Terminal):
+                    return last.seq <= self._cursor
                 return not self._relay.log.exists(self._run.id)
         except (*AWAY, Timeout):
             return False

@@ -62,7 +62,7 @@ def build(settings: Settings) -> Services:
         redis=redis,
         log=log,
         runs=store,
-        intake=Intake(settings, known, store, queue, attendance),
+        intake=Intake(settings, known, redis, store, queue, attendance),
         liveness=Liveness(redis),
         stopper=stopper,
         attendance=attendance,

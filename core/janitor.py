@@ -22,7 +22,6 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 TIDY_EVERY_SECONDS = 2
-STUCK_SECONDS = 5
 
 
 class Janitor:
@@ -57,9 +56,9 @@ class Janitor:
             turn = self._leases.janitors_turn()
             if turn.acquire():
                 try:
+                    self._queue.vouch()
                     self._end_lost()
                     self._end_overdue()
-                    self._put_back_stuck()
                 finally:
                     with contextlib.suppress(LockError):  # it took too long, and its turn has ended by itself
                         turn.release()
@@ -70,15 +69,15 @@ class Janitor:
             logger.warning("janitor_redis_away error=%s", type(error).__name__)
 
     def _end_lost(self) -> None:
-        """Runs whose worker has not renewed its lease. After an outage of Redis the workers get the time to
-        do so: it was not their fault."""
+        """Runs whose lease nobody has renewed; those that have not begun get another chance. After an outage of
+        Redis the workers get the time to renew: it was not their fault."""
         expired = self._leases.expired()
         if self._clock() - self._reachable_since < LEASE_SECONDS:
             return
         for run_id in expired:
             if not self._put_back(run_id):
                 self._fail(run_id, "worker_lost", sentence(self._settings.language, "worker_lost"))
-            self._leases.release(run_id)
+                self._leases.release(run_id)
 
     def _end_overdue(self) -> None:
         """Runs that have waited for too long."""
@@ -89,13 +88,6 @@ class Janitor:
                 self._fail(run_id, "queue_timeout", message, origins=[Status.QUEUED])
                 self._queue.remove(run_id)
 
-    def _put_back_stuck(self) -> None:
-        """Runs that a worker took out of the queue and never began."""
-        for run_id in self._queue.stuck(STUCK_SECONDS):
-            if not self._put_back(run_id):
-                self._fail(run_id, "worker_lost", sentence(self._settings.language, "worker_lost"))
-                self._queue.remove(run_id)
-
     def _put_back(self, run_id: str) -> bool:
         """Whether the run has not begun, and goes back in line: that happens once."""
         try:
@@ -104,7 +96,8 @@ class Janitor:
             return False
         if run.status is not Status.QUEUED or not self._store.put_back_once(run_id):
             return False
-        self._queue.put_back(run_id)
+        if not self._queue.put_back(run_id):
+            return False
         logger.warning("run_put_back run_id=%s", run_id)
         return True
 

@@ -30,8 +30,9 @@ def watchers(run_id: str) -> str:
 
 
 def leases() -> str:
-    """Sorted set: the runs that a worker has taken, by the server's time at which its lease ends (Unix
-    seconds). Written by the workers every few seconds; whoever finds one that has ended, ends the run. No TTL."""
+    """Sorted set: the runs that have not ended, by the server's time at which their lease ends (Unix seconds).
+    Written by the workers every few seconds, and by whoever looks after the line for those that wait in it;
+    whoever finds one that has ended, puts the run back or ends it. No TTL."""
     return "heartline:leases"
 
 

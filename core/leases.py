@@ -1,12 +1,14 @@
-"""Leases: who takes a run must say every few seconds that it still works on it.
+"""Leases: who has a run, the line or a worker, must say every few seconds that it still does.
 
-A lease that ends says that its worker is gone, or cannot reach Redis, which for the run is the same.
+A lease that ends says that its worker is gone, or cannot reach Redis, which for the run is the same; or that the
+run got lost between the line and a worker.
 """
 
 from collections.abc import Sequence
 from typing import cast
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.lock import Lock
 
 from core import keys
@@ -47,9 +49,9 @@ class Leases:
         self._renew = redis.register_script(_RENEW)
         self._expired = redis.register_script(_EXPIRED)
 
-    def take(self, run_id: str) -> None:
-        """From now on somebody answers for this run."""
-        self._take(keys=[keys.leases()], args=[LEASE_SECONDS, run_id])
+    def take(self, run_id: str, pipe: "Pipeline | None" = None) -> None:
+        """From now on somebody answers for this run; with `pipe`, when that is executed."""
+        self._take(keys=[keys.leases()], args=[LEASE_SECONDS, run_id], client=pipe)
 
     def renew(self, run_ids: Sequence[str]) -> dict[str, str | None]:
         """Go on answering for these; tells for each why it should stop, '' to go on, None when it was lost."""

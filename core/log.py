@@ -7,6 +7,7 @@ its ids and changes nothing; a writer that lost its run is refused.
 
 import logging
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ PAGE = 64
 _APPEND = """
 local log, run = KEYS[1], KEYS[2]
 local channel, first, from, to, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local n_fields = tonumber(ARGV[6])
-local payloads = 7 + n_fields
+local writer, n_fields = ARGV[6], tonumber(ARGV[7])
+local payloads = 8 + n_fields
 local length = redis.call('XLEN', log)
 local fresh = 0
 for i = payloads, #ARGV do
@@ -49,6 +50,7 @@ if fresh == 0 then return {'ok', length} end
 local status = redis.call('HGET', run, 'status')
 if not status then return {'lost', length} end
 if first > length + 1 then return {'hole', length} end
+if writer ~= '' and redis.call('HGET', run, 'writer') ~= writer then return {'refused', length} end
 if not string.find(from, ' ' .. status .. ' ', 1, true) then return {'refused', length} end
 for i = payloads, #ARGV do
   local seq = first + i - payloads
@@ -58,7 +60,7 @@ for i = payloads, #ARGV do
   end
 end
 if to ~= status then redis.call('HSET', run, 'status', to) end
-if n_fields > 0 then redis.call('HSET', run, unpack(ARGV, 7, 6 + n_fields)) end
+if n_fields > 0 then redis.call('HSET', run, unpack(ARGV, 8, 7 + n_fields)) end
 if first == 1 then redis.call('EXPIRE', log, math.max(redis.call('TTL', run), 1)) end
 if ttl > 0 then
   redis.call('EXPIRE', log, ttl)
@@ -112,19 +114,21 @@ class EventLog:
         status: Status = Status.RUNNING,
         fields: dict[str, str] | None = None,
         origins: Sequence[Status] | None = None,
+        writer: str = "",
     ) -> None:
         """Append encoded events with the seqs `first_seq`, `first_seq + 1` …, and move the run to `status`.
 
         All or nothing, and idempotent: the same call again changes nothing. `origins` narrows the statuses
-        that the run may come from. Raises `AppendRefused` when it comes from another, or when another writer
-        took one of the seqs; `LogShort` when events before `first_seq` are missing; `LogLost` when the run is.
+        that the run may come from; `writer` is who the run's record must name. Raises `AppendRefused` when it
+        is otherwise, or when another writer took one of the seqs; `LogShort` when events before `first_seq` are
+        missing; `LogLost` when the run is.
         """
         if origins is None:
             origins = [Status.RUNNING] if status is Status.RUNNING and first_seq > 1 else may_become(status)
         flat = [part for pair in (fields or {}).items() for part in pair]
         ttl = self._ttl_seconds if status in TERMINAL else 0
         arguments: list[str | int | bytes] = [
-            keys.channel(run_id), first_seq, f" {' '.join(origins)} ", status, ttl, len(flat), *flat, *payloads,
+            keys.channel(run_id), first_seq, f" {' '.join(origins)} ", status, ttl, writer, len(flat), *flat, *payloads,
         ]  # fmt: skip
         code, length = self._script(keys=[keys.log(run_id), keys.run(run_id)], args=arguments)
         if code in (b"refused", b"taken"):
@@ -150,7 +154,7 @@ class _Batch:
 
 
 class Writer:
-    """One run's only writer: it owns `seq`. Not for use by two threads at once.
+    """One run's only writer: it owns `seq`, and its name is in the run's record. Not for use by two threads at once.
 
     It keeps the last appends: a Redis that restarts without its last second gets them again, with the same ids.
     """
@@ -158,6 +162,7 @@ class Writer:
     def __init__(self, log: EventLog, run_id: str, clock: Callable[[], float] = time.time) -> None:
         self.run_id = run_id
         self.seq = 0
+        self._name = uuid.uuid4().hex
         self._log = log
         self._clock = clock
         self._tail: deque[_Batch] = deque()
@@ -166,7 +171,7 @@ class Writer:
     def start(self, worker: str) -> None:
         """Take the run: queued becomes running. Raises `AppendRefused` when somebody was faster."""
         now = self._clock()
-        fields = {"worker": worker, "started_at": repr(now)}
+        fields = {"worker": worker, "writer": self._name, "started_at": repr(now)}
         self._append([events.Started(worker=worker)], now, Status.RUNNING, fields)
 
     def append(self, new: Iterable[Event]) -> None:
@@ -203,7 +208,14 @@ class Writer:
         self._remember(made)
 
     def _send(self, batch: _Batch) -> None:
-        self._log.append(self.run_id, batch.first_seq, batch.payloads, status=batch.status, fields=batch.fields or None)
+        self._log.append(
+            self.run_id,
+            batch.first_seq,
+            batch.payloads,
+            status=batch.status,
+            fields=batch.fields or None,
+            writer=self._name if batch.first_seq > 1 else "",
+        )
 
     def _remember(self, batch: _Batch) -> None:
         self._tail.append(batch)

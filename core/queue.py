@@ -1,10 +1,9 @@
 """The queue between API and workers: RQ, with JSON jobs that carry a run's id and nothing else."""
 
-import time
-from collections.abc import Callable
 from typing import cast
 
 from redis import Redis
+from redis.client import Pipeline
 from rq import Queue
 from rq.command import send_command
 from rq.exceptions import NoSuchJobError
@@ -12,6 +11,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from core.leases import Leases
 from core.run import Run
 
 NAME = "heartline"
@@ -29,18 +29,27 @@ if not redis.call('LPOS', KEYS[1], ARGV[1]) then redis.call('LPUSH', KEYS[1], AR
 
 
 class RunQueue:
-    """Puts runs in line and takes them out. Raises redis-py's errors when Redis is away."""
+    """Puts runs in line and takes them out. Raises redis-py's errors when Redis is away.
 
-    def __init__(self, redis: "Redis", result_ttl_seconds: int, clock: Callable[[], float] = time.monotonic) -> None:
+    A run in line has a lease, too, which whoever looks after the line renews: one that is neither in line nor
+    with a worker has been lost between them, however that came about.
+    """
+
+    def __init__(self, redis: "Redis", result_ttl_seconds: int) -> None:
         self._redis = redis
         self._queue = Queue(NAME, connection=redis, serializer=JSONSerializer)
         self._ttl_seconds = result_ttl_seconds
-        self._clock = clock
+        self._leases = Leases(redis)
         self._put_back = redis.register_script(_PUT_BACK)
-        self._first_seen: dict[str, float] = {}
 
     def put(self, run: Run, timeout_seconds: float) -> None:
         """Enqueue the run's one job, which has the run's id."""
+        with self._redis.pipeline() as pipe:
+            self.put_with(pipe, run, timeout_seconds)
+            pipe.execute()
+
+    def put_with(self, pipe: "Pipeline", run: Run, timeout_seconds: float) -> None:
+        """The same, together with what will be in `pipe`: RQ wants to begin it."""
         self._queue.enqueue_call(
             JOB,
             args=(run.id,),
@@ -49,7 +58,9 @@ class RunQueue:
             result_ttl=self._ttl_seconds,
             failure_ttl=self._ttl_seconds,
             description=f"run {run.id} · {run.profile} · {run.owner}",
+            pipeline=pipe,
         )
+        self._leases.take(run.id, pipe)
 
     def waiting(self) -> list[str]:
         """The ids of the runs in line, next one first."""
@@ -63,27 +74,26 @@ class RunQueue:
         """Take a run out of the line that will never start: its job counts as cancelled."""
         self._redis.lrem(self._queue.key, 0, run_id)
         self._redis.lrem(self._queue.intermediate_queue_key, 0, run_id)
+        self._leases.release(run_id)
         if job := self._job(run_id):
             job.set_status(JobStatus.CANCELED)
 
-    def put_back(self, run_id: str) -> None:
-        """Put a run at the head of the line whose worker died before it began."""
-        if job := self._job(run_id):
-            with self._redis.pipeline() as pipe:
-                StartedJobRegistry(NAME, self._redis, serializer=JSONSerializer).remove_executions(job, pipe)
-                job.set_status(JobStatus.QUEUED, pipeline=pipe)
-                pipe.execute()
+    def put_back(self, run_id: str) -> bool:
+        """Put a run at the head of the line that was taken out and never begun; False when its job is gone."""
+        if (job := self._job(run_id)) is None:
+            return False
+        with self._redis.pipeline() as pipe:
+            StartedJobRegistry(NAME, self._redis, serializer=JSONSerializer).remove_executions(job, pipe)
+            FailedJobRegistry(NAME, self._redis, serializer=JSONSerializer).remove(job, pipeline=pipe)
+            job.set_status(JobStatus.QUEUED, pipeline=pipe)
+            self._leases.take(run_id, pipe)
+            pipe.execute()
         self._put_back(keys=[self._queue.key, self._queue.intermediate_queue_key], args=[run_id])
+        return True
 
-    def stuck(self, after_seconds: float) -> list[str]:
-        """Runs that were dequeued but not begun, for as long as this object has looked: their worker is dead."""
-        ids = [
-            run_id.decode()
-            for run_id in cast("list[bytes]", self._redis.lrange(self._queue.intermediate_queue_key, 0, -1))
-        ]
-        now = self._clock()
-        self._first_seen = {run_id: self._first_seen.get(run_id, now) for run_id in ids}
-        return [run_id for run_id, seen in self._first_seen.items() if now - seen >= after_seconds]
+    def vouch(self) -> None:
+        """Renew the leases of all that are in line."""
+        self._leases.renew(self.waiting())
 
     def close(self, run_id: str, reason: str) -> None:
         """Tell RQ that a run's job has failed, when no worker is left to tell."""

@@ -7,6 +7,7 @@ from typing import cast
 
 import msgspec
 from redis import Redis
+from redis.client import Pipeline
 
 from core import keys
 from core.errors import IdempotencyConflict, RunNotFound
@@ -36,6 +37,12 @@ class RunStore:
 
     def create(self, run: Run, request: RunRequest) -> None:
         """Store a queued run. It is visible to its owner from here on."""
+        with self._redis.pipeline() as pipe:
+            self.create_with(pipe, run, request)
+            pipe.execute()
+
+    def create_with(self, pipe: "Pipeline", run: Run, request: RunRequest) -> None:
+        """The same, together with what else is in `pipe`."""
         record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach)
         mapping = {
             "record": msgspec.json.encode(record),
@@ -43,21 +50,13 @@ class RunStore:
             "status": run.status.value,
         }
         index = keys.owner_runs(run.owner)
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(keys.run(run.id), mapping=mapping)  # type: ignore[arg-type]
-            pipe.expire(keys.run(run.id), self._ttl_seconds)
-            pipe.zadd(index, {run.id: run.created_at})
-            pipe.sadd(keys.owner_waiting(run.owner), run.id)
-            pipe.expire(keys.owner_waiting(run.owner), self._ttl_seconds)
-            pipe.zremrangebyscore(index, "-inf", self._clock() - self._ttl_seconds)
-            pipe.expire(index, self._ttl_seconds)
-            pipe.execute()
-
-    def discard(self, run: Run) -> None:
-        """Forget a run that could not be enqueued, so that nothing half-done stays behind."""
-        self._redis.delete(keys.run(run.id), keys.log(run.id))
-        self._redis.zrem(keys.owner_runs(run.owner), run.id)
-        self._redis.srem(keys.owner_waiting(run.owner), run.id)
+        pipe.hset(keys.run(run.id), mapping=mapping)  # type: ignore[arg-type]
+        pipe.expire(keys.run(run.id), self._ttl_seconds)
+        pipe.zadd(index, {run.id: run.created_at})
+        pipe.sadd(keys.owner_waiting(run.owner), run.id)
+        pipe.expire(keys.owner_waiting(run.owner), self._ttl_seconds)
+        pipe.zremrangebyscore(index, "-inf", self._clock() - self._ttl_seconds)
+        pipe.expire(index, self._ttl_seconds)
 
     def waiting(self, owner: str, at_most: int) -> int:
         """How many of an owner's runs are queued; exact once it looks like `at_most` or more."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -60,6 +60,7 @@ class Part:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
     url: str = ""
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 40.0) -> int:
@@ -160,9 +161,19 @@ class Deployment:
 
     def restart_valkey(self) -> None:
         """Stop the server in an orderly way and start it again on its data."""
-        part = next(part for part in self.parts if part.name == "valkey")
-        part.stop()
-        part.process = self._valkey.start()
+        self.valkey.stop()
+        self.start_again(self.valkey)
+
+    def start_again(self, part: Part) -> None:
+        """Start a part that has ended, as it was: a replica on its port, the server on its data."""
+        if part is self.valkey:
+            part.process = self._valkey.start()
+        else:
+            part.process = self._start(part.name, part.environment, part.log)
+
+    @property
+    def valkey(self) -> Part:
+        return next(part for part in self.parts if part.name == "valkey")
 
     @property
     def replicas(self) -> list[Part]:
@@ -178,8 +189,12 @@ class Deployment:
             **self.environment,
             **{f"HEARTLINE_{key.upper()}": str(value) for key, value in settings.items()},
         }
-        with log.open("wb") as output:
-            process = subprocess.Popen(
+        self.parts.append(Part(name, self._start(name, environment, log), log, environment))
+        return self.parts[-1]
+
+    def _start(self, name: str, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
                 [sys.executable, "-m", name],
                 cwd=self.folder,
                 env=environment,
@@ -188,8 +203,6 @@ class Deployment:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.parts.append(Part(name, process, log))
-        return self.parts[-1]
 
     def wait_until_ready(self) -> None:
         for part in self.replicas:

@@ -294,6 +294,7 @@ class Slots:
                 self._workspaces.sweep()
                 swept_at = time.monotonic()
             self._done.wait(RENEW_EVERY_SECONDS)
+        self._keep_alive()  # the last runs' ends are confirmed, too
 
     def _keep_alive(self) -> None:
         try:

@@ -64,11 +64,6 @@ def test_an_owners_runs_are_listed_newest_first_and_by_pages(store: RunStore) ->
     ]
 
 
-def test_a_discarded_run_leaves_nothing(store: RunStore, run: Run, redis: "Redis") -> None:
-    store.discard(run)
-    assert list(redis.scan_iter("heartline:*")) == []
-
-
 def test_a_run_goes_from_queued_to_its_end(store: RunStore, log: EventLog, run: Run) -> None:
     writer = Writer(log, run.id)
     writer.start("slot1")
@@ -151,6 +146,21 @@ def test_of_many_that_end_a_run_one_does(log: EventLog, run: Run) -> None:
     assert [event.seq for event in found] == list(range(1, len(found) + 1))
     assert [event for event in found if isinstance(event, events.Terminal)] == [found[-1]]
     assert len(found) == appended + 2
+
+
+def test_of_two_writers_on_a_redis_that_forgot_the_first_only_one_goes_on(
+    log: EventLog, run: Run, redis: "Redis"
+) -> None:
+    first, second = Writer(log, run.id), Writer(log, run.id)
+    first.start("slot1")
+    redis.delete(keys.log(run.id))  # its last second is gone: the run is queued again, and taken again
+    redis.hset(keys.run(run.id), "status", Status.QUEUED)
+    redis.hdel(keys.run(run.id), "writer")
+    second.start("slot2")
+    with pytest.raises(AppendRefused):
+        first.append([Text(text="fits by its number")])
+    second.append([Text(text="mine")])
+    assert texts(log, run) == ["mine"]
 
 
 def test_a_queued_run_can_be_cancelled_and_is_then_never_started(log: EventLog, run: Run) -> None:
