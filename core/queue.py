@@ -72,8 +72,7 @@ class RunQueue:
 
     def remove(self, run_id: str) -> None:
         """Take a run out of the line that will never start: its job counts as cancelled."""
-        self._redis.lrem(self._queue.key, 0, run_id)
-        self._redis.lrem(self._queue.intermediate_queue_key, 0, run_id)
+        self._take_out(run_id)
         self._leases.release(run_id)
         if job := self._job(run_id):
             job.set_status(JobStatus.CANCELED)
@@ -97,6 +96,7 @@ class RunQueue:
 
     def close(self, run_id: str, reason: str) -> None:
         """Tell RQ that a run's job has failed, when no worker is left to tell."""
+        self._take_out(run_id)
         job = self._job(run_id)
         if job is None or job.get_status() not in (JobStatus.STARTED, JobStatus.QUEUED):
             return
@@ -111,6 +111,10 @@ class RunQueue:
     def tell_worker_to_stop(self, run_id: str, slot: str) -> None:
         """RQ's own `stop-job`, as its dashboard sends it; it may get lost."""
         send_command(self._redis, slot, "stop-job", job_id=run_id)
+
+    def _take_out(self, run_id: str) -> None:
+        self._redis.lrem(self._queue.key, 0, run_id)
+        self._redis.lrem(self._queue.intermediate_queue_key, 0, run_id)
 
     def _job(self, run_id: str) -> Job | None:
         try:

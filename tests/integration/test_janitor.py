@@ -15,7 +15,7 @@ from core import keys, queue
 from core.clients import connect
 from core.errors import AppendRefused
 from core.events import Completed, Failed, Started, Text
-from core.janitor import STUCK_SECONDS, TIDY_EVERY_SECONDS, Janitor
+from core.janitor import TIDY_EVERY_SECONDS, Janitor
 from core.leases import LEASE_SECONDS, TURN_SECONDS, Leases
 from core.log import EventLog, Writer
 from core.queue import RunQueue
@@ -52,7 +52,7 @@ class World:
             self.settings,
             EventLog(here, 1000),
             RunStore(here, 1000),
-            RunQueue(here, 1000, clock),
+            RunQueue(here, 1000),
             Leases(here),
             clock,
             now,
@@ -203,41 +203,29 @@ def test_a_run_that_is_stuck_between_line_and_worker_goes_back_once(world: World
     clock = Clock()
     run = world.dequeued()
     janitor = world.janitor(clock)
-    janitor.tidy()
-    clock.now += STUCK_SECONDS - 1
-    janitor.tidy()
-    assert world.queue.waiting() == []
-    clock.now += 1
-    janitor.tidy()
+    watch_for(janitor, clock, 2 * LEASE_SECONDS)
+    assert world.queue.waiting() == []  # it may only be on its way: its lease has not ended
+    world.leases.end(run.id)
+    watch_for(janitor, clock, TIDY_EVERY_SECONDS)
     assert world.queue.waiting() == [run.id]
     assert world.redis.llen(world.rq.intermediate_queue_key) == 0
 
     world.redis.lmove(world.rq.key, world.rq.intermediate_queue_key, "LEFT", "RIGHT")
-    watch_for(janitor, clock, 2 * STUCK_SECONDS)
+    world.leases.end(run.id)
+    watch_for(janitor, clock, TIDY_EVERY_SECONDS)
     assert world.ending(run) == "worker_lost"
     assert world.queue.waiting() == []
-
-
-def test_what_is_stuck_for_ever_is_not_looked_at_for_ever(world: World) -> None:
-    clock = Clock()
-    run = world.dequeued()
-    janitor = world.janitor(clock)
-    watch_for(janitor, clock, 2 * STUCK_SECONDS)
-    world.redis.lmove(world.rq.key, world.rq.intermediate_queue_key, "LEFT", "RIGHT")
-    watch_for(janitor, clock, 2 * STUCK_SECONDS)
-    assert world.ending(run) == "worker_lost"
     assert world.redis.llen(world.rq.intermediate_queue_key) == 0
 
 
-def test_a_run_that_is_only_on_its_way_is_not_stuck(world: World) -> None:
+def test_a_run_that_waits_in_line_is_vouched_for(world: World) -> None:
     clock = Clock()
-    janitor = world.janitor(clock)
-    for _ in range(4):  # always some, never the same
-        run = world.dequeued()
-        janitor.tidy()
-        clock.now += STUCK_SECONDS - 1
-        world.redis.lrem(world.rq.intermediate_queue_key, 0, run.id)
-    assert world.queue.waiting() == []
+    run = world.queued()
+    world.leases.end(run.id)  # nobody has looked after the line for a while
+    watch_for(world.janitor(clock), clock, 3 * LEASE_SECONDS)
+    assert world.leases.expired() == []
+    assert world.queue.waiting() == [run.id]
+    assert world.status(run) is Status.QUEUED
 
 
 def test_after_an_outage_the_workers_get_the_time_to_renew(world: World) -> None:
@@ -298,7 +286,7 @@ def test_a_run_that_redis_forgot_is_forgotten(world: World) -> None:
 def test_many_janitors_at_once_end_a_run_once(world: World) -> None:
     lost = [world.running()[0] for _ in range(10)]
     stuck = [world.dequeued() for _ in range(10)]
-    for run in lost:
+    for run in (*lost, *stuck):
         world.leases.end(run.id)
     together = threading.Barrier(4)
 
