@@ -84,7 +84,7 @@ def test_what_the_write_tool_wrote_is_the_answer_streamed(heartline: Deployment,
         run_id = answer.headers["X-Run-Id"]
         workspace = heartline.folder / "state" / "workspaces" / run_id
         eventually(workspace.is_dir)
-        tool.input.update(file_path=str(workspace / "output" / run_id / "response.md"), content="# Grüße\n\n🌱\n")
+        tool.input.update(file_path=f"output/{run_id}/response.md", content="# Grüße\n\n🌱\n")
         known.set()
         assert sse.contents(sse.of(answer)) == "# Grüße\n\n🌱\n"
     prompt = str(api.requests_for("write it")[0].body["system"])
