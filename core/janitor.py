@@ -90,8 +90,11 @@ class Janitor:
                 self._queue.remove(run_id)
 
     def _put_back_stuck(self) -> None:
-        """Runs that a worker took out of the queue and never began."""
-        for run_id in self._queue.stuck(STUCK_SECONDS):
+        """Runs that a worker took out of the queue and never began; not those that an outage kept it from."""
+        stuck = self._queue.stuck(STUCK_SECONDS)
+        if self._clock() - self._reachable_since < STUCK_SECONDS:
+            return
+        for run_id in stuck:
             if not self._put_back(run_id):
                 self._fail(run_id, "worker_lost", sentence(self._settings.language, "worker_lost"))
                 self._queue.remove(run_id)
