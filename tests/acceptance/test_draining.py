@@ -190,10 +190,10 @@ def test_a_killed_replicas_chat_is_cancelled_and_its_detached_run_goes_on(heartl
     dying = heartline.start_replica()
     heartline.wait_until_ready()
     lonely = Request(dying, command(**ENDLESS))
-    detached = submit(heartline, words(60, 0.4))
+    detached = submit(heartline, words(55, 0.4))
     native = Watcher(detached, KEYS["alice"])
     native.connect(dying.url)
-    shared = submit(heartline, words(60, 0.4), detach=False)
+    shared = submit(heartline, words(55, 0.4), detach=False)
     watchers = [Watcher(shared, KEYS["alice"]) for _ in range(2)]
     watchers[0].connect(dying.url)
     watchers[1].connect(heartline.replicas[0].url)

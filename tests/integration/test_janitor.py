@@ -255,6 +255,19 @@ def test_a_janitor_that_died_in_its_turn_holds_nobody_up_for_long(world: World) 
     assert world.ending(run) == "worker_lost"
 
 
+def test_after_an_outage_a_worker_gets_the_time_to_begin_what_it_took(world: World) -> None:
+    clock = Clock()
+    run = world.dequeued()
+    janitor = world.janitor(clock)
+    janitor.tidy()
+    world.leases.end(run.id)
+    clock.now += 60
+    janitor.tidy()
+    assert world.queue.waiting() == []
+    watch_for(janitor, clock, LEASE_SECONDS)
+    assert world.queue.waiting() == [run.id]
+
+
 def test_a_full_redis_is_an_outage(world: World) -> None:
     """It answers, but no worker could have renewed its lease."""
     clock = Clock()
