@@ -51,6 +51,8 @@ class Janitor:
             if begun - self._tidied_at > 2 * TIDY_EVERY_SECONDS:
                 self._reachable_since = begun
             self._queue.vouch()
+            if self._clock() - begun > TIDY_EVERY_SECONDS:
+                self._reachable_since = self._clock()
             self._end_lost()
             self._end_overdue()
             took_long = self._clock() - begun > TIDY_EVERY_SECONDS
@@ -62,10 +64,9 @@ class Janitor:
     def _end_lost(self) -> None:
         """Runs whose lease nobody has renewed; those that have not begun get another chance. After an outage of
         Redis the workers get the time to renew: it was not their fault."""
-        expired = self._leases.expired()
         if self._clock() - self._reachable_since < LEASE_SECONDS:
             return
-        for run_id in expired:
+        for run_id in self._leases.take_expired():
             if not self._put_back(run_id):
                 self._fail(run_id, "worker_lost", sentence(self._settings.language, "worker_lost"))
                 self._leases.release(run_id)

@@ -32,8 +32,11 @@ for i = 2, #ARGV do
 end
 return orders
 """
-_EXPIRED = """
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. redis.call('TIME')[1])
+_TAKE_EXPIRED = """
+local now = redis.call('TIME')[1]
+local expired = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
+for _, run_id in ipairs(expired) do redis.call('ZADD', KEYS[1], now + ARGV[1], run_id) end
+return expired
 """
 
 
@@ -44,7 +47,7 @@ class Leases:
         self._redis = redis
         self._take = redis.register_script(_TAKE)
         self._renew = redis.register_script(_RENEW)
-        self._expired = redis.register_script(_EXPIRED)
+        self._take_expired = redis.register_script(_TAKE_EXPIRED)
 
     def take(self, run_id: str, pipe: "Pipeline | None" = None) -> None:
         """From now on somebody answers for this run; with `pipe`, when that is executed."""
@@ -73,6 +76,7 @@ class Leases:
         """Have the run's worker stop it, at its next renewal at the latest."""
         self._redis.hset(keys.stops(), run_id, reason)
 
-    def expired(self) -> list[str]:
-        """The runs whose lease has ended."""
-        return [run_id.decode() for run_id in cast("list[bytes]", self._expired(keys=[keys.leases()]))]
+    def take_expired(self) -> list[str]:
+        """Take the runs whose lease has ended: of many who ask, one gets each of them, and now answers for it."""
+        found = cast("list[bytes]", self._take_expired(keys=[keys.leases()], args=[LEASE_SECONDS]))
+        return [run_id.decode() for run_id in found]
