@@ -158,6 +158,8 @@ class Proof:
             complete += 1
             exact += record.status is Status.COMPLETED
         self._count("clients (some before the faults began)", len(self._clients))
+        gone = sum(isinstance(client, Chatter) and client.gone for client in self._clients)
+        self._count("clients that left for good", gone)
         self._count("clients with the whole log, byte for byte", complete)
         self._count("of them with the CLI's whole text, byte for byte", exact)
         self._count("clients whose run's end was lost by Valkey and worker at once", double)
