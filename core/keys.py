@@ -42,12 +42,6 @@ def stops() -> str:
     return "heartline:stops"
 
 
-def janitors_turn() -> str:
-    """String: which janitor tidies at the moment. Written by the janitors; expires after a few seconds, should
-    that one die meanwhile."""
-    return "heartline:janitor"
-
-
 def owner_waiting(owner: str) -> str:
     """Set: an owner's runs that may still be queued. Written by the API at creation, pruned when it is full.
     Expires with its newest run."""

@@ -9,14 +9,11 @@ from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.lock import Lock
 
 from core import keys
 
 LEASE_SECONDS = 8
 RENEW_EVERY_SECONDS = 2
-TURN_SECONDS = 4
-"""A janitor that dies in its turn delays the next one for so long: with a lease before it, that is less than 15."""
 
 # All by the server's clock, so that hosts with different clocks agree.
 _TAKE = """
@@ -35,8 +32,13 @@ for i = 2, #ARGV do
 end
 return orders
 """
-_EXPIRED = """
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. redis.call('TIME')[1])
+# Adding nothing is a write, all the same: a Redis that is full refuses it, and has refused to renew leases, too.
+_TAKE_EXPIRED = """
+redis.call('ZADD', KEYS[1], 'XX', 0, '')
+local now = redis.call('TIME')[1]
+local expired = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
+for _, run_id in ipairs(expired) do redis.call('ZADD', KEYS[1], now + ARGV[1], run_id) end
+return expired
 """
 
 
@@ -47,7 +49,7 @@ class Leases:
         self._redis = redis
         self._take = redis.register_script(_TAKE)
         self._renew = redis.register_script(_RENEW)
-        self._expired = redis.register_script(_EXPIRED)
+        self._take_expired = redis.register_script(_TAKE_EXPIRED)
 
     def take(self, run_id: str, pipe: "Pipeline | None" = None) -> None:
         """From now on somebody answers for this run; with `pipe`, when that is executed."""
@@ -76,11 +78,7 @@ class Leases:
         """Have the run's worker stop it, at its next renewal at the latest."""
         self._redis.hset(keys.stops(), run_id, reason)
 
-    def expired(self) -> list[str]:
-        """The runs whose lease has ended."""
-        return [run_id.decode() for run_id in cast("list[bytes]", self._expired(keys=[keys.leases()]))]
-
-    def janitors_turn(self) -> Lock:
-        """The right to tidy, which one janitor has at a time. Taking it is a write: who cannot have it, because
-        Redis is full, knows that nobody could renew a lease either."""
-        return cast(Lock, self._redis.lock(keys.janitors_turn(), timeout=TURN_SECONDS, blocking=False))
+    def take_expired(self) -> list[str]:
+        """Take the runs whose lease has ended: of many who ask, one gets each of them, and now answers for it."""
+        found = cast("list[bytes]", self._take_expired(keys=[keys.leases()], args=[LEASE_SECONDS]))
+        return [run_id.decode() for run_id in found]

@@ -40,7 +40,8 @@ class AnswerFile:
             return None
         try:
             with open(self._path, "rb", opener=_follow_no_link) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                     return None
                 data = file.read(max_bytes)
         except OSError:  # nothing is there, or a link, or a folder

@@ -12,6 +12,8 @@ from core.run import Message, Run, RunRequest
 from core.sentences import sentence
 
 HEARTBEAT = sse.comment(b"heartbeat")
+RETRY = b"retry: 500\n"
+"""How soon an EventSource comes back, in milliseconds: its own 3 s or more would be a run's whole grace time."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class NativeStream:
     resumable: ClassVar[bool] = True
 
     def opening(self, *, resumed: bool) -> bytes:
-        return sse.comment(b"resumed" if resumed else b"watching")
+        return RETRY + sse.comment(b"resumed" if resumed else b"watching")
 
     def queued(self, place: int) -> bytes:
         return sse.frame(msgspec.json.encode({"place": place}), event=b"queued")

@@ -15,13 +15,15 @@ KINDS = ("plain", "tool", "child", "silent")
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt for the profile `model`; `answer` is the whole text that the CLI prints for it."""
+    """A prompt for the profile `model`; `answer` is the whole text that the CLI prints for it, `again` what it
+    prints in a second run, for a client whose first one was lost: the scripted model has gone on by then."""
 
     tag: str
     kind: str
     model: str
     prompt: str
     answer: str
+    again: str
 
 
 def fake(number: int, chance: random.Random) -> Question:
@@ -35,7 +37,7 @@ def fake(number: int, chance: random.Random) -> Question:
         command["child"] = 600
     elif kind == "silent":
         command["sleep_before"] = round(chance.uniform(1, 3), 1)
-    return Question(tag, kind, "fake", json.dumps(command), "".join(pieces))
+    return Question(tag, kind, "fake", json.dumps(command), "".join(pieces), "".join(pieces))
 
 
 def slow(question: Question) -> Question:
@@ -55,7 +57,7 @@ def real(number: int, api: ScriptedApi) -> Question:
         Turn(Text(f"Looking, {tag}."), ToolUse("Bash", {"command": shell})),
         Turn(Silence(0.5), Text(f"Done, {tag}.")),
     )
-    return Question(tag, "real", "real", f"question {tag}", f"Looking, {tag}.\n\nDone, {tag}.")
+    return Question(tag, "real", "real", f"question {tag}", f"Looking, {tag}.\n\nDone, {tag}.", f"Done, {tag}.")
 
 
 def program(folder: Path, claude_bin: str | None) -> Path:

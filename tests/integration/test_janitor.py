@@ -16,7 +16,7 @@ from core.clients import connect
 from core.errors import AppendRefused
 from core.events import Completed, Failed, Started, Text
 from core.janitor import TIDY_EVERY_SECONDS, Janitor
-from core.leases import LEASE_SECONDS, TURN_SECONDS, Leases
+from core.leases import LEASE_SECONDS, Leases
 from core.log import EventLog, Writer
 from core.queue import RunQueue
 from core.run import Message, Run, RunRequest, Status, new_id
@@ -152,7 +152,7 @@ def test_a_run_that_ended_just_before_stays_as_it_is(world: World) -> None:
     watch_for(world.janitor(clock), clock, LEASE_SECONDS)
     assert world.status(run) is Status.COMPLETED
     assert world.log.length(run.id) == 2
-    assert world.leases.expired() == []
+    assert world.leases.take_expired() == []
 
 
 def test_a_run_that_was_never_begun_goes_back_in_line_once(world: World) -> None:
@@ -223,7 +223,7 @@ def test_a_run_that_waits_in_line_is_vouched_for(world: World) -> None:
     run = world.queued()
     world.leases.end(run.id)  # nobody has looked after the line for a while
     watch_for(world.janitor(clock), clock, 3 * LEASE_SECONDS)
-    assert world.leases.expired() == []
+    assert world.leases.take_expired() == []
     assert world.queue.waiting() == [run.id]
     assert world.status(run) is Status.QUEUED
 
@@ -240,19 +240,6 @@ def test_after_an_outage_the_workers_get_the_time_to_renew(world: World) -> None
     world.leases.renew([run.id])
     watch_for(janitor, clock, 3 * LEASE_SECONDS)
     assert world.status(run) is Status.RUNNING
-
-
-def test_a_janitor_that_died_in_its_turn_holds_nobody_up_for_long(world: World) -> None:
-    clock = Clock()
-    run, _ = world.running()
-    world.leases.end(run.id)
-    assert world.leases.janitors_turn().acquire()
-    watch_for(world.janitor(clock), clock, 3 * LEASE_SECONDS)
-    assert world.status(run) is Status.RUNNING
-    assert 0 < world.redis.pttl(keys.janitors_turn()) <= 1000 * TURN_SECONDS
-    world.redis.delete(keys.janitors_turn())  # as if that time had passed
-    watch_for(world.janitor(clock), clock, LEASE_SECONDS)
-    assert world.ending(run) == "worker_lost"
 
 
 def test_after_an_outage_a_worker_gets_the_time_to_begin_what_it_took(world: World) -> None:
@@ -293,7 +280,7 @@ def test_a_run_that_redis_forgot_is_forgotten(world: World) -> None:
     (forgotten,) = world.redis.zrange(keys.leases(), 0, -1)
     world.leases.end(forgotten.decode())
     watch_for(world.janitor(clock), clock, 2 * LEASE_SECONDS)
-    assert world.leases.expired() == []
+    assert world.leases.take_expired() == []
 
 
 def test_many_janitors_at_once_end_a_run_once(world: World) -> None:

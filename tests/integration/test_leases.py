@@ -16,7 +16,7 @@ def leases(redis: "Redis") -> Leases:
 
 def test_a_lease_that_was_just_taken_has_not_expired(leases: Leases, redis: "Redis") -> None:
     leases.take("one")
-    assert leases.expired() == []
+    assert leases.take_expired() == []
     till = redis.zscore(keys.leases(), "one")
     assert till is not None
     assert till - redis.time()[0] == pytest.approx(LEASE_SECONDS, abs=1)
@@ -30,14 +30,14 @@ def test_a_lease_that_nobody_renews_expires(leases: Leases, redis: "Redis") -> N
     leases.take("one")
     leases.take("two")
     redis.zincrby(keys.leases(), -LEASE_SECONDS - 2, "one")  # as if that time had passed
-    assert leases.expired() == ["one"]
+    assert leases.take_expired() == ["one"]
 
 
 def test_renewing_even_late_keeps_it(leases: Leases, redis: "Redis") -> None:
     leases.take("one")
     redis.zincrby(keys.leases(), -LEASE_SECONDS - 2, "one")
     assert leases.renew(["one"]) == {"one": ""}
-    assert leases.expired() == []
+    assert leases.take_expired() == []
 
 
 def test_renewing_tells_what_was_lost_and_what_should_stop(leases: Leases) -> None:
@@ -72,11 +72,11 @@ def test_a_dead_workers_lease_ends_at_once_and_no_other_is_made(leases: Leases) 
     leases.take("one")
     leases.end("one")
     leases.end("never taken")
-    assert leases.expired() == ["one"]
+    assert leases.take_expired() == ["one"]
 
 
 def test_the_hosts_clock_plays_no_part(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 0.0)
     leases.take("one")
     monkeypatch.setattr(time, "time", lambda: 1e12)
-    assert leases.expired() == []
+    assert leases.take_expired() == []

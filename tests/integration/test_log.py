@@ -9,6 +9,7 @@ from redis import Redis
 from core import events, keys
 from core.errors import AppendRefused, LogLost, RunNotFound
 from core.events import Cancelled, Completed, Failed, Started, Text
+from core.leases import Leases
 from core.log import PAGE, EventLog, Writer, finish_from_outside
 from core.run import Message, Run, RunRequest, Status, new_id
 from core.runs import RunStore
@@ -204,3 +205,11 @@ def test_a_long_log_is_read_page_by_page(log: EventLog, run: Run) -> None:
         writer.append([Text(text=f"{number},")])
     assert len(log.read(run.id)) == PAGE
     assert "".join(texts(log, run)) == "".join(f"{number}," for number in range(PAGE * 2 + 3))
+
+
+def test_of_many_that_look_for_ended_leases_one_gets_each(redis: "Redis") -> None:
+    leases = Leases(redis)
+    leases.take("a")
+    leases.take("b")
+    leases.end("a")
+    assert [leases.take_expired(), leases.take_expired()] == [["a"], []]

@@ -107,7 +107,7 @@ def test_a_dead_workers_slots_are_closed_and_its_lease_ends(redis: "Redis", dead
     leases.take(run_id)
     assert close_dead_slots(redis, leases) == 2
     assert names(redis) == []
-    assert leases.expired() == [run_id]
+    assert leases.take_expired() == [run_id]
     assert close_dead_slots(redis, leases) == 0
 
 
@@ -118,7 +118,7 @@ def test_a_living_workers_slots_stay(redis: "Redis") -> None:
     leases.take(run_id)
     assert close_dead_slots(redis, leases) == 0
     assert names(redis) == ["living", "mine"]
-    assert leases.expired() == []
+    assert leases.take_expired() == []
 
 
 def test_another_hosts_slots_are_not_ours_to_judge(redis: "Redis", dead_pid: int) -> None:

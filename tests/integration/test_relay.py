@@ -24,7 +24,7 @@ def test_a_run_that_ended_before_what_the_client_has_read_is_lost_for_it(redis: 
     writer.append([events.Reasoning(text="two")])
     relay = Relay(Hub(redis_url), log, RunQueue(redis, 100), heartbeat_seconds=0.01)
     stream = relay.stream(run, NativeStream(), after=3)
-    assert next(stream) == b": resumed\n\n"
+    assert next(stream) == b"retry: 500\n: resumed\n\n"
     assert next(stream) == b": heartbeat\n\n"
     kept = log.read(run.id)[:2]  # the last second is gone, and its worker with it
     redis.delete(keys.log(run.id))
