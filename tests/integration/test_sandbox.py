@@ -283,7 +283,12 @@ def test_with_the_program_ends_all_of_it(daemon: tuple[Process, list[psutil.Proc
 
 def test_with_the_thread_that_started_it_ends_all_of_it(run: Run) -> None:
     started: list[Process] = []
-    thread = threading.Thread(target=lambda: started.append(run("echo up; sleep 300")))
+
+    def start() -> None:
+        started.append(run("echo up; sleep 300"))
+        assert started[0].lines(SECONDS) == [b"up\n"]  # bwrap asks for its end once it runs
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join(SECONDS)
     assert started[0].wait(SECONDS)
