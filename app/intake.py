@@ -10,13 +10,15 @@ import msgspec
 from flask import Request
 from gunicorn.http.errors import ParseException
 from redis import Redis
+from redis.exceptions import WatchError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.attendance import Attendance
-from core.errors import InvalidRequest, TooManyRuns
+from core import keys
+from core.errors import InvalidRequest, TooManyRuns, Unavailable
 from core.profiles import Profiles
 from core.queue import RunQueue
-from core.run import Run, RunRequest, new_id
+from core.run import Run, RunRequest, id_of, new_id
 from core.runs import RunStore
 from core.settings import Settings
 
@@ -52,30 +54,38 @@ class Intake:
         """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
         used before it is the run of then.
 
-        Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, or redis-py's errors when Redis is away.
+        Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, `Unavailable`, or redis-py's errors when
+        Redis is away.
         """
         profile = self._profiles.choose(model)
         run = Run(
-            id=new_id(),
+            id=id_of(owner, idempotency_key) if idempotency_key else new_id(),
             owner=owner,
             profile=profile.id,
             model=model or profile.id,
             created_at=time.time(),
             detach=detach or profile.detach,
         )
-        if idempotency_key:
-            fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest()
-            known = self._store.claim(owner, idempotency_key, fingerprint, run.id)
-            if known is not None:
-                return self._store.get(known, owner), False
+        fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest()
+        if idempotency_key and (known := self._store.made_before(run, fingerprint)):
+            return known, False
         self._refuse_when_full(owner)
         if not run.detach:
             self._attendance.announce(run.id)
         timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
         with self._redis.pipeline() as pipe:
+            if idempotency_key:
+                pipe.watch(keys.run(run.id))  # of two requests that arrive together, one makes the run
+                if known := self._store.made_before(run, fingerprint):
+                    return known, False
             self._queue.put_with(pipe, run, timeout + self._settings.stop_grace_seconds)
-            self._store.create_with(pipe, run, request)
-            pipe.execute()
+            self._store.create_with(pipe, run, request, fingerprint)
+            try:
+                pipe.execute()
+            except WatchError:  # the other one was faster; or the connection broke, which redis-py tells so, too
+                if known := self._store.made_before(run, fingerprint):
+                    return known, False
+                raise Unavailable from None
         logger.info("run_queued run_id=%s profile=%s owner=%s", run.id, run.profile, owner)
         return run, True
 

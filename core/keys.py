@@ -48,12 +48,6 @@ def owner_waiting(owner: str) -> str:
     return f"heartline:owner:{owner}:waiting"
 
 
-def idempotency(owner: str, digest: str) -> str:
-    """String (JSON): which run a request with this `Idempotency-Key` made, and of what body. Written by the
-    API. Expires `log_ttl_seconds` later."""
-    return f"heartline:owner:{owner}:idempotency:{digest}"
-
-
 def owner_runs(owner: str) -> str:
     """Sorted set: an owner's run ids by creation time (Unix seconds). Written by the API, trimmed at
     each creation to what can still exist; expires with its newest run."""

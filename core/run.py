@@ -5,6 +5,8 @@ import uuid
 
 import msgspec
 
+_IDEMPOTENCY = uuid.UUID("0d1c6a1e-3c57-4c7e-9a35-5f7c1f0a2b4d")
+
 
 class Status(enum.StrEnum):
     QUEUED = "queued"
@@ -78,3 +80,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 def new_id() -> str:
     """An unguessable run id: 32 hex digits, also valid as a UUID (the CLI wants one) and as an RQ job id."""
     return uuid.uuid4().hex
+
+
+def id_of(owner: str, idempotency_key: str) -> str:
+    """The id of the one run that an owner's `Idempotency-Key` stands for, in the same form."""
+    return uuid.uuid5(_IDEMPOTENCY, f"{owner}\0{idempotency_key}").hex

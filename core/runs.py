@@ -1,6 +1,5 @@
 """The runs in Redis: creating, finding and listing them. Their events and endings belong to `core.log`."""
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -41,13 +40,14 @@ class RunStore:
             self.create_with(pipe, run, request)
             pipe.execute()
 
-    def create_with(self, pipe: "Pipeline", run: Run, request: RunRequest) -> None:
-        """The same, together with what else is in `pipe`."""
+    def create_with(self, pipe: "Pipeline", run: Run, request: RunRequest, fingerprint: str = "") -> None:
+        """The same, together with what else is in `pipe`; `fingerprint` tells `made_before` of what it was made."""
         record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach)
         mapping = {
             "record": msgspec.json.encode(record),
             "request": msgspec.json.encode(request),
             "status": run.status.value,
+            "fingerprint": fingerprint,
         }
         index = keys.owner_runs(run.owner)
         pipe.hset(keys.run(run.id), mapping=mapping)  # type: ignore[arg-type]
@@ -95,25 +95,17 @@ class RunStore:
         """Whether this is the first time that the run is put back in line."""
         return self._redis.hincrby(keys.run(run_id), "put_back", 1) == 1
 
-    # --- idempotency ------------------------------------------------------------------------------
+    def made_before(self, run: Run, fingerprint: str) -> Run | None:
+        """The run that has this one's id already, because it was made with the same `Idempotency-Key`.
 
-    def claim(self, owner: str, idempotency_key: str, fingerprint: str, run_id: str) -> str | None:
-        """Reserve the key for `run_id`, or tell which run has it already.
-
-        Raises `IdempotencyConflict` when that run was made of another request.
+        Raises `IdempotencyConflict` when it was made of another request.
         """
-        name = keys.idempotency(owner, hashlib.sha256(idempotency_key.encode()).hexdigest())
-        mine = msgspec.json.encode({"run_id": run_id, "fingerprint": fingerprint})
-        if self._redis.set(name, mine, nx=True, ex=self._ttl_seconds):
+        known = cast("bytes | None", self._redis.hget(keys.run(run.id), "fingerprint"))
+        if known is None:
             return None
-        known = cast("bytes | None", self._redis.get(name))
-        found = msgspec.json.decode(known) if known else {}
-        if not known or not self._redis.exists(keys.run(found["run_id"])):
-            self._redis.set(name, mine, ex=self._ttl_seconds)  # its run has expired, or was never made
-            return None
-        if found["fingerprint"] != fingerprint:
+        if known.decode() != fingerprint:
             raise IdempotencyConflict(param="Idempotency-Key")
-        return str(found["run_id"])
+        return self.get(run.id, run.owner)
 
     def get(self, run_id: str, owner: str | None = None) -> Run:
         """The run; with `owner`, only if it is theirs. Raises `RunNotFound`."""

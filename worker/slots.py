@@ -32,6 +32,7 @@ from worker.workspace import Workspaces
 logger = logging.getLogger(__name__)
 
 CONNECTION_RETRIES = 60  # with one second at most between them: a run outlives an outage of a minute
+RQ_RETRIES = 20  # RQ's own bookkeeping should tell of a run's end, too, but may not hold up a worker's
 SWEEP_EVERY_SECONDS = 600
 
 
@@ -107,7 +108,7 @@ class Slots:
             running=self._running,
             supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ, self._sandbox),
         )
-        return SlotWorker(slot, connect(settings.redis_url))
+        return SlotWorker(slot, connect(settings.redis_url, retries=RQ_RETRIES))
 
     def _do_duties(self) -> None:
         """Until the last run has ended, draining included: what is owed to the runs, and to everybody."""
