@@ -19,7 +19,9 @@ RENEW_EVERY_SECONDS = 2
 _TAKE = """
 redis.call('ZADD', KEYS[1], redis.call('TIME')[1] + ARGV[1], ARGV[2])
 """
+# Adding nothing is a write, all the same: a Redis that is full refuses it, whether there is a lease to renew or not.
 _RENEW = """
+redis.call('ZADD', KEYS[1], 'XX', 0, '')
 local till = redis.call('TIME')[1] + ARGV[1]
 local orders = {}
 for i = 2, #ARGV do
@@ -32,9 +34,7 @@ for i = 2, #ARGV do
 end
 return orders
 """
-# Adding nothing is a write, all the same: a Redis that is full refuses it, and has refused to renew leases, too.
 _TAKE_EXPIRED = """
-redis.call('ZADD', KEYS[1], 'XX', 0, '')
 local now = redis.call('TIME')[1]
 local expired = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
 for _, run_id in ipairs(expired) do redis.call('ZADD', KEYS[1], now + ARGV[1], run_id) end
@@ -56,9 +56,10 @@ class Leases:
         self._take(keys=[keys.leases()], args=[LEASE_SECONDS, run_id], client=pipe)
 
     def renew(self, run_ids: Sequence[str]) -> dict[str, str | None]:
-        """Go on answering for these; tells for each why it should stop, '' to go on, None when it was lost."""
-        if not run_ids:
-            return {}
+        """Go on answering for these; tells for each why it should stop, '' to go on, None when it was lost.
+
+        Raises when Redis takes no writes, for none as well: then nobody can renew anything.
+        """
         orders = self._renew(keys=[keys.leases(), keys.stops()], args=[LEASE_SECONDS, *run_ids])
         found = cast("list[bytes | None]", orders)
         return {run_id: None if order is None else order.decode() for run_id, order in zip(run_ids, found, strict=True)}

@@ -6,6 +6,7 @@ its ids and changes nothing; a writer that lost its run is refused.
 """
 
 import logging
+import threading
 import time
 import uuid
 from collections import deque
@@ -154,7 +155,8 @@ class _Batch:
 
 
 class Writer:
-    """One run's only writer: it owns `seq`, and its name is in the run's record. Not for use by two threads at once.
+    """One run's only writer: it owns `seq`, and its name is in the run's record. One thread appends, others may
+    `confirm`.
 
     It keeps the last appends: a Redis that restarts without its last second gets them again, with the same ids.
     """
@@ -167,6 +169,7 @@ class Writer:
         self._clock = clock
         self._tail: deque[_Batch] = deque()
         self._tail_bytes = 0
+        self._appending = threading.Lock()
 
     def start(self, worker: str) -> None:
         """Take the run: queued becomes running. Raises `AppendRefused` when somebody was faster."""
@@ -187,11 +190,17 @@ class Writer:
     def confirm(self) -> None:
         """Make sure that all that was appended is there; what Redis has lost meanwhile is appended again.
 
-        Raises `AppendRefused` or `LogLost` when that is not possible.
+        Does nothing while an append is under way: that one will notice. Raises `AppendRefused` or `LogLost` when
+        it is not possible.
         """
-        length = self._log.length(self.run_id)
-        if length < self.seq:
-            self._restore(length)
+        if not self._appending.acquire(blocking=False):
+            return
+        try:
+            length = self._log.length(self.run_id)
+            if length < self.seq:
+                self._restore(length)
+        finally:
+            self._appending.release()
 
     def _append(self, batch: Sequence[Event], now: float, status: Status, fields: dict[str, str]) -> None:
         first = self.seq + 1
@@ -199,13 +208,14 @@ class Writer:
             events.encode(events.stamp(event, self.run_id, first + i, now)) for i, event in enumerate(batch)
         )
         made = _Batch(first, payloads, status, fields)
-        try:
-            self._send(made)
-        except LogShort as short:
-            self._restore(short.length)
-            self._send(made)
-        self.seq = made.last_seq
-        self._remember(made)
+        with self._appending:
+            try:
+                self._send(made)
+            except LogShort as short:
+                self._restore(short.length)
+                self._send(made)
+            self.seq = made.last_seq
+            self._remember(made)
 
     def _send(self, batch: _Batch) -> None:
         self._log.append(

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from core.clients import AWAY
 from core.errors import AppendRefused, LogLost, LogShort
 from core.events import Cancelled, Failed
-from core.leases import Leases
+from core.leases import RENEW_EVERY_SECONDS, Leases
 from core.log import Writer
 from core.presence import PRESENT_SECONDS, Presence
 from core.run import Run
 from worker.supervisor import Stop
 
 logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 2 * RENEW_EVERY_SECONDS
+"""How long a Redis that has restarted is given to hear of every running run: two rounds of every worker."""
 
 ABSENT_SECONDS = PRESENT_SECONDS / 2
 """For so long a run must be seen without a watcher, over which a Redis that was away gets its word back."""
@@ -28,10 +31,15 @@ CONFIRM_SECONDS = 5
 CLIENT_GONE = "the client has gone"
 
 
+LOST = Failed(code="worker_lost", message="")
+"""Why a run stops that is not ours any more: it has its terminal event, or will get it from somebody else."""
+
+
 @dataclass
 class _Running:
     run: Run
     stop: Stop
+    writer: Writer
     absent_since: float | None = None
 
 
@@ -45,13 +53,24 @@ class RunningRuns:
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._ended: list[tuple[float, Writer]] = []
+        self._server: str | None = None
+        self._server_since = float("-inf")
+
+    def unsettled_seconds(self, server: str) -> float:
+        """For how long no run should be begun on this Redis (its `run_id`): it is another than before, and may
+        not have heard yet who has which run."""
+        with self._lock:
+            if self._server not in (None, server):
+                self._server_since = self._clock()
+            self._server = server
+            return max(0.0, self._server_since + SETTLE_SECONDS - self._clock())
 
     @contextmanager
     def working_on(self, run: Run, stop: Stop, writer: Writer) -> Iterator[None]:
         """Answer for the run while this lasts. When it breaks off with an error, the lease is left to end."""
         self._leases.take(run.id)
         with self._lock:
-            self._running[run.id] = _Running(run, stop)
+            self._running[run.id] = _Running(run, stop, writer)
         try:
             yield
         finally:
@@ -68,11 +87,22 @@ class RunningRuns:
             running = dict(self._running)
         for run_id, order in self._leases.renew(list(running)).items():
             if order is None:
-                running[run_id].stop.request(Failed(code="worker_lost", message=""))  # somebody has ended it already
+                running[run_id].stop.request(LOST)
             elif order:
                 running[run_id].stop.request(Cancelled(reason=order))
+        self._confirm_running(list(running.values()))
         self._stop_unwatched([one for one in running.values() if not one.run.detach])
         self._confirm_ended()
+
+    def _confirm_running(self, running: list[_Running]) -> None:
+        """A Redis that restarts without its last second may have forgotten that a run was taken: it is told
+        before somebody else takes it (see `SETTLE_SECONDS`)."""
+        for one in running:
+            try:
+                one.writer.confirm()
+            except (AppendRefused, LogLost, LogShort) as error:
+                logger.warning("run_not_confirmed run_id=%s error=%s", one.run.id, error)
+                one.stop.request(LOST)
 
     def _stop_unwatched(self, running: list[_Running]) -> None:
         counts = self._presence.count(one.run.id for one in running) if running else []

@@ -132,9 +132,15 @@ class SlotWorker(SimpleWorker):
             if found and self._stop_requested:
                 self._put_back(*found)
             elif found:
+                self._settle()
                 found[0].redis_server_version = self.get_redis_server_version()
                 return found
         return None
+
+    def _settle(self) -> None:
+        """A Redis that has restarted, or was replaced, may have lost its last second, and with it who has which
+        run: before one is begun that may be somebody's, he gets the time to say so."""
+        time.sleep(self.slot.running.unsettled_seconds(self.connection.info("server")["run_id"]))
 
     def _put_back(self, job: Job, queue: Queue) -> None:
         with self.connection.pipeline() as pipe:

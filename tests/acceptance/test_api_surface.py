@@ -68,6 +68,8 @@ def frames(text: str) -> list[Frame]:
 
 
 def _frame(lines: list[str]) -> Frame:
+    if lines[0].startswith("retry: "):
+        lines = lines[1:]
     if lines[0].startswith(":"):
         assert len(lines) == 1
         return Frame(comment=lines[0][1:].strip())

@@ -6,6 +6,7 @@ import pytest
 from redis import Redis
 
 from core import keys
+from core.clients import AWAY
 from core.leases import LEASE_SECONDS, RENEW_EVERY_SECONDS, Leases
 
 
@@ -56,8 +57,14 @@ def test_renewing_a_lost_lease_does_not_take_it_again(leases: Leases, redis: "Re
     assert not redis.exists(keys.leases())
 
 
-def test_renewing_nothing_asks_nobody() -> None:
-    assert Leases(Redis.from_url("unix:///nobody/is/here")).renew([]) == {}
+def test_renewing_nothing_tells_whether_anything_could_be_renewed(leases: Leases, redis: "Redis") -> None:
+    assert leases.renew([]) == {}
+    redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(AWAY):
+            leases.renew([])
+    finally:
+        redis.config_set("maxmemory", 0)
 
 
 def test_what_was_released_is_forgotten_with_its_order_to_stop(leases: Leases, redis: "Redis") -> None:

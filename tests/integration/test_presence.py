@@ -12,7 +12,7 @@ from core.log import EventLog, Writer
 from core.presence import PRESENT_SECONDS, RENEW_EVERY_SECONDS, Presence
 from core.run import Message, Run, RunRequest, new_id
 from core.runs import RunStore
-from worker.running import ABSENT_SECONDS, CLIENT_GONE, RunningRuns
+from worker.running import ABSENT_SECONDS, CLIENT_GONE, SETTLE_SECONDS, RunningRuns
 from worker.supervisor import Stop
 
 
@@ -160,3 +160,16 @@ def test_a_run_that_broke_off_keeps_its_lease_until_it_ends(redis: "Redis", pres
     Leases(redis).end(run.id)
     running.tick()
     assert Leases(redis).take_expired() == [run.id]  # not renewed: the janitor may have it
+
+
+def test_on_a_redis_that_has_restarted_nothing_is_begun_for_a_while(redis: "Redis") -> None:
+    now = [100.0]
+    running = RunningRuns(Leases(redis), Presence(redis), lambda: now[0])
+    assert running.unsettled_seconds("first") == 0
+    now[0] += 10
+    assert running.unsettled_seconds("first") == 0
+    assert running.unsettled_seconds("second") == SETTLE_SECONDS
+    now[0] += 1
+    assert running.unsettled_seconds("second") == SETTLE_SECONDS - 1  # for every slot the same
+    now[0] += SETTLE_SECONDS
+    assert running.unsettled_seconds("second") == 0
