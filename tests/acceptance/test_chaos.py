@@ -6,14 +6,14 @@ from tests.chaos.faults import WEIGHTS
 from tests.chaos.scene import REAL_CLI, Plan, staged
 
 SCHEDULE = (
-    "Valkey killed, last second lost",
     "worker killed",
     "client cut off",
     "replica killed",
     "CLI killed",
-    "Valkey restarted",
+    "Valkey killed, last second lost",
     "channels cut",
     "replica's child killed",
+    "Valkey restarted",
     "worker stopped",
     "Valkey killed",
     "client cut off",

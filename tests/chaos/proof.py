@@ -20,6 +20,7 @@ from tests.chaos.faults import Faults
 from tests.chaos.measures import ALLOWED_DESCRIPTORS, ALLOWED_MEGABYTES, ALLOWED_THREADS, Measure
 from tests.deployment import Deployment
 
+PARTED = "what it read first is not in the log"
 DOUBLE_SECONDS = 15.0
 """So close together, Valkey's last second and the worker that would have given it again are both gone."""
 
@@ -141,6 +142,18 @@ class Proof:
         died = any(abs(at - died_at) <= DOUBLE_SECONDS for died_at in self._faults.worker_deaths)
         return died and self._may_be_lost(at)
 
+    def _was_told_otherwise(self, client: Client, record: Record) -> bool:
+        """The same for a client. A chat has no times to go by: there any such moment will do."""
+        if isinstance(client, Reader):
+            return any(self._may_be_told_otherwise(record, seen) for seen in (client.seen, *client.earlier))
+        moments = (abs(lost - died) for lost in self._faults.losses for died in self._faults.worker_deaths)
+        return (
+            isinstance(client, Chatter)
+            and record.status is not Status.COMPLETED
+            and self._judge_chatter(client, record) == [PARTED]
+            and any(apart <= DOUBLE_SECONDS for apart in moments)
+        )
+
     # --- the clients ------------------------------------------------------------------------------
 
     def _look_at_clients(self) -> None:
@@ -148,8 +161,7 @@ class Proof:
         for client in self._clients:
             found = self._judge(client)
             record = self._runs.get(client.run_id or "")
-            told = [client.seen, *client.earlier] if isinstance(client, Reader) else []
-            if record is not None and any(self._may_be_told_otherwise(record, seen) for seen in told):
+            if record is not None and self._was_told_otherwise(client, record):
                 double += 1
                 continue
             self._wrong(f"client {client.question.tag} (run {client.run_id}): {what}" for what in found)
@@ -204,7 +216,7 @@ class Proof:
 
     def _judge_chatter(self, client: Chatter, record: Record) -> list[str]:
         texts = [(event.seq, event.text) for event in record.events if isinstance(event, Text)]
-        wrong = ["what it read first is not in the log" for early in client.earlier if texts[: len(early)] != early]
+        wrong = [PARTED for early in client.earlier if texts[: len(early)] != early]
         if client.text != texts:
             wrong.append(f"it read {client.text[-3:]}, the log ends with {texts[-3:]}")
         if client.end != len(record.log):
