@@ -29,6 +29,7 @@ class Attendance:
         self._grace_seconds = grace_seconds
         self._replica = uuid.uuid4().hex
         self._clients: Counter[str] = Counter()
+        self._leaving: dict[str, gevent.Greenlet] = {}
 
     def attending(self, run: Run, response: Response) -> Response:
         """The same response, during which its client counts as a watcher of the run."""
@@ -46,12 +47,14 @@ class Attendance:
         if not self._clients[run_id]:
             self.announce(run_id)
         self._clients[run_id] += 1
+        if (leaving := self._leaving.pop(run_id, None)) is not None:
+            leaving.kill(block=False)
 
     def leave(self, run_id: str) -> None:
         """A client has gone; when it was the last one here, the run has the grace time left."""
         self._clients[run_id] -= 1
         if not self._clients[run_id]:
-            gevent.spawn_later(self._grace_seconds, self._after_grace, run_id)
+            self._leaving[run_id] = gevent.spawn_later(self._grace_seconds, self._after_grace, run_id)
 
     def keep_word(self) -> None:
         """For a greenlet: renew this replica's presence for as long as it runs."""
@@ -64,15 +67,16 @@ class Attendance:
 
     def close(self) -> None:
         """This replica serves nobody any more: no run's worker need wait until its word expires."""
+        left = list(self._clients)
+        self._clients.clear()  # first: `keep_word` may be about to renew what is taken back here
         try:
-            for run_id in self._clients:
+            for run_id in left:
                 self._presence.leave(run_id, self._replica)
         except AWAY as error:
             logger.warning("presence_redis_away error=%s", type(error).__name__)
 
     def _after_grace(self, run_id: str) -> None:
-        if self._clients[run_id]:
-            return  # somebody has come back
+        del self._leaving[run_id]  # from here on nobody who comes back can hold it up
         del self._clients[run_id]
         try:
             if not self._presence.leave(run_id, self._replica):
