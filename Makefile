@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"heartline: $(PYTHON) is too old: install Python 3.11 or newer, and say make PYTHON=python3.11 ...")'
 CLI_VERSION := 2.1.329
 CLI := .cli/node_modules/.bin/claude
 
@@ -30,11 +32,13 @@ cli:
 	@sh scripts/cli.sh $(CLI_VERSION)
 
 $(VENV)/.run: requirements.txt
+	@$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
 $(VENV)/.test: requirements.txt requirements-test.txt
+	@$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
 	@touch $@ $(VENV)/.run

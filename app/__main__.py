@@ -5,9 +5,11 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import logging
 import math
 import os
+import resource
 import signal
 import sys
 from types import FrameType
@@ -28,8 +30,10 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 20_000
+OPEN_FILES = CONNECTIONS + 1_000
 HURRIED_SECONDS = 1.0
 DRAIN_LOOK_SECONDS = 0.1
+LAST_BYTES_SECONDS = 0.5
 
 
 class Master(Arbiter):  # type: ignore[misc]
@@ -94,9 +98,12 @@ class Replica(BaseApplication):  # type: ignore[misc]
             return
         logger.info("app_draining watchers=%d seconds=%g", built.hub.watchers, self._settings.drain_seconds)
         built.relay.drain.begin(self._settings.drain_seconds)
-        while True:
+        while built.hub.watchers:
             built.hub.wake()
             gevent.sleep(DRAIN_LOOK_SECONDS)
+        built.attendance.close()
+        gevent.sleep(LAST_BYTES_SECONDS)
+        worker.cfg.set("graceful_timeout", 0)  # who is still connected only keeps his connection for later
 
     def _hurry(self, worker: GeventWorker) -> None:
         """A second signal: gunicorn is about to exit, and gives this hook the time to take leave."""
@@ -120,6 +127,16 @@ def _keep_tidy(janitor: Janitor) -> None:
         gevent.sleep(TIDY_EVERY_SECONDS)
 
 
+def _raise_open_files() -> int:
+    """Each client is an open file, and many systems allow 1,024 of them unless asked; returns what is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def main() -> int:
     try:
         loaded = settings.load(os.environ)
@@ -132,7 +149,7 @@ def main() -> int:
         print(f"heartline: {error}", file=sys.stderr)
         return 2
     configure(loaded.log_level)
-    logger.info("app_starting bind=%s", loaded.bind)
+    logger.info("app_starting bind=%s open_files=%d", loaded.bind, _raise_open_files())
     Replica(loaded).run()
     return 0
 

@@ -62,8 +62,8 @@ class Attendance:
             gevent.sleep(RENEW_EVERY_SECONDS)
             try:
                 self._presence.enter(list(self._clients), self._replica)
-            except AWAY as error:
-                logger.warning("presence_redis_away error=%s", type(error).__name__)
+            except Exception as error:  # whatever it was: without this, every run here would end as unwatched
+                logger.warning("presence_not_renewed error=%r", error)
 
     def close(self) -> None:
         """This replica serves nobody any more: no run's worker need wait until its word expires."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain
 
+import gevent
 import msgspec
 from flask import Blueprint, Response, g, request
 
@@ -11,8 +12,10 @@ from app.auth import required
 from app.client import Client
 from app.dialects.openai_chat import ChatBody, ChatStream, completion, error_object, parse
 from app.intake import idempotency_key, read_body, wants_detach
+from app.relay import RETRY_SECONDS
 from app.services import Services
 from app.whole import Silent, Whole
+from core.clients import AWAY
 from core.errors import HeartlineError
 from core.events import Completed, Failed
 from core.run import Run
@@ -57,36 +60,45 @@ def routes(services: Services) -> Blueprint:
         response = services.attendance.attending(run, response)
         try:
             beat = next(filter(None, stream), None)
+            if beat is not None:
+                response.response = chain([beat], stream, finished(run))
+                return response
+            answer, failure = outcome(services, run)
         except BaseException:
             response.close()  # or the client would count as waiting for ever
             raise
-        if beat is not None:
-            response.response = chain([beat], stream, finished(run))
-            return response
-        answer, failure = outcome(run)
         response.data = answer
         if failure is not None:
             response.status_code = failure.status
         return response
 
     def finished(run: Run) -> Iterator[bytes]:
-        yield outcome(run)[0]
-
-    def outcome(run: Run) -> tuple[bytes, HeartlineError | None]:
-        result = Whole.read(services.log, run.id)
-        match result.terminal:
-            case Completed() as terminal:
-                return msgspec.json.encode(completion(run, result.text, terminal)), None
-            case Failed(code=code, message=message):
-                failure = RunFailed(message, code=code)
-            case None:
-                code = "replica_shutdown" if services.relay.drain.draining else "log_lost"
-                failure = RunFailed(sentence(settings.language, code), code=code)
-            case _:
-                failure = RunFailed(sentence(settings.language, "cancelled"), code="cancelled")
-        return msgspec.json.encode(error_object(failure.code or "", failure.message)), failure
+        """The status is long sent: a Redis that is away right now is waited for."""
+        while True:
+            try:
+                yield outcome(services, run)[0]
+                return
+            except AWAY:
+                yield b"\n"
+                gevent.sleep(RETRY_SECONDS)
 
     return blueprint
+
+
+def outcome(services: Services, run: Run) -> tuple[bytes, HeartlineError | None]:
+    """What a client that waited for the whole is sent, and the failure that it is, if it is one."""
+    result, language = Whole.read(services.log, run.id), services.settings.language
+    match result.terminal:
+        case Completed() as terminal:
+            return msgspec.json.encode(completion(run, result.text, terminal)), None
+        case Failed(code=code, message=message):
+            failure = RunFailed(message, code=code)
+        case None:
+            code = "replica_shutdown" if services.relay.drain.draining else "log_lost"
+            failure = RunFailed(sentence(language, code), code=code)
+        case _:
+            failure = RunFailed(sentence(language, "cancelled"), code="cancelled")
+    return msgspec.json.encode(error_object(failure.code or "", failure.message)), failure
 
 
 class RunFailed(HeartlineError):

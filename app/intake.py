@@ -74,17 +74,18 @@ class Intake:
             self._attendance.announce(run.id)
         timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
         with self._redis.pipeline() as pipe:
-            if idempotency_key:
-                pipe.watch(keys.run(run.id))  # of two requests that arrive together, one makes the run
-                if known := self._store.made_before(run, fingerprint):
-                    return known, False
+            # Of two requests that arrive together, one makes the run; so does one of two tries of the same
+            # transaction, which redis-py repeats when the answer does not come.
+            pipe.watch(keys.run(run.id))
+            if idempotency_key and (known := self._store.made_before(run, fingerprint)):
+                return known, False
             self._queue.put_with(pipe, run, timeout + self._settings.stop_grace_seconds)
             self._store.create_with(pipe, run, request, fingerprint)
             try:
                 pipe.execute()
             except WatchError:  # the other one was faster; or the connection broke, which redis-py tells so, too
                 if known := self._store.made_before(run, fingerprint):
-                    return known, False
+                    return known, not idempotency_key
                 raise Unavailable from None
         logger.info("run_queued run_id=%s profile=%s owner=%s", run.id, run.profile, owner)
         return run, True

@@ -68,7 +68,8 @@ class Janitor:
             return
         for run_id in self._leases.take_expired():
             if not self._put_back(run_id):
-                self._fail(run_id, "worker_lost", sentence(self._settings.language, "worker_lost"))
+                self._end(run_id, "worker_lost", sentence(self._settings.language, "worker_lost"))
+                self._queue.close(run_id, "worker_lost")
                 self._leases.release(run_id)
 
     def _end_overdue(self) -> None:
@@ -77,8 +78,9 @@ class Janitor:
         for run_id, created_at in self._store.created(self._queue.waiting()).items():
             if self._now() - created_at > limit:
                 message = sentence(self._settings.language, "queue_timeout", seconds=round(limit))
-                self._fail(run_id, "queue_timeout", message, origins=[Status.QUEUED])
-                self._queue.remove(run_id)
+                if self._end(run_id, "queue_timeout", message, origins=[Status.QUEUED]):
+                    self._queue.close(run_id, "queue_timeout")
+                    self._leases.release(run_id)
 
     def _put_back(self, run_id: str) -> bool:
         """Whether the run has not begun, and goes back in line: that happens once."""
@@ -93,10 +95,13 @@ class Janitor:
         logger.warning("run_put_back run_id=%s", run_id)
         return True
 
-    def _fail(self, run_id: str, code: str, message: str, origins: list[Status] | None = None) -> None:
+    def _end(self, run_id: str, code: str, message: str, origins: list[Status] | None = None) -> bool:
+        """Whether this ended the run: not when it had ended already, or was in none of `origins`."""
         try:
-            if finish_from_outside(self._log, run_id, Failed(code=code, message=message), origins=origins):
-                logger.warning("run_ended_by_janitor run_id=%s code=%s", run_id, code)
+            ended = finish_from_outside(self._log, run_id, Failed(code=code, message=message), origins=origins)
         except LogLost:
             logger.warning("run_forgotten run_id=%s code=%s", run_id, code)
-        self._queue.close(run_id, code)
+            return True
+        if ended:
+            logger.warning("run_ended_by_janitor run_id=%s code=%s", run_id, code)
+        return ended

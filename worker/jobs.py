@@ -3,6 +3,7 @@
 Whoever can write to Redis must not be able to run code: nothing that a job names is imported.
 """
 
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from core.queue import JOB
 from core.run import Run, Status
 from core.runs import RunStore
 from worker.endings import code_of
-from worker.running import CLIENT_GONE, RunningRuns
+from worker.running import ABSENT_SECONDS, CLIENT_GONE, RunningRuns
 from worker.supervisor import Stop, Supervisor, Task
+
+LOOK_SECONDS = 0.5
 
 
 @dataclass
@@ -83,8 +86,12 @@ def perform(run_id: str) -> str:
 def _cancel_if_nobody_waits(here: Slot, run: Run) -> None:
     """A run whose last watcher left while it was queued is not begun; also when the replica, which would have
     cancelled it, died with its clients. Raises `RunEnded`."""
-    if run.detach or any(here.presence.count([run.id])):
-        return
+    looks = 1 + int(ABSENT_SECONDS / LOOK_SECONDS)
+    for look in range(looks):  # a replica's word may just be about to come back, with a Redis that was away
+        if run.detach or any(here.presence.count([run.id])):
+            return
+        if look < looks - 1:
+            time.sleep(LOOK_SECONDS)
     finish_from_outside(here.log, run.id, Cancelled(reason=CLIENT_GONE), origins=[Status.QUEUED])
     raise RunEnded("cancelled")
 

@@ -128,6 +128,7 @@ class Process:
         after `grace_seconds`.
         """
         self._abandoned.set()
+        family = descendants(self.pid)
         with contextlib.suppress(queue.Empty):
             self._inbox.get_nowait()  # room for the reader, which may be waiting for it
         if self._farewell and not patience_seconds:
@@ -137,7 +138,7 @@ class Process:
         self.finish_input()
         if not self.wait(patience_seconds):
             self._end(grace_seconds)
-        sweep(self._run_id, grace_seconds)
+        sweep(self._run_id, grace_seconds, family)
         for thread in self._threads:
             thread.join(grace_seconds)
             if thread.is_alive():  # somebody whom no sweep finds holds the pipe; the thread ends with him
@@ -207,15 +208,25 @@ class Process:
                 del self._stderr[:-MAX_STDERR_BYTES]
 
 
-def sweep(run_id: str, grace_seconds: float) -> int:
+def descendants(pid: int) -> list[psutil.Process]:
+    """What the process has started and not let go of; none when it is gone itself."""
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return found
+
+
+def sweep(run_id: str, grace_seconds: float, family: Sequence[psutil.Process] = ()) -> int:
     """End every process that carries the run's mark, whoever its parent is now; returns how many there were.
 
     The CLI runs tools in sessions of their own: no process group and no parent leads to them (seen with
-    CLI 2.1), but they inherit its environment.
+    CLI 2.1), but they inherit its environment. `family` is ended as well: macOS does not show the environment of
+    its own programs.
     """
     deadline, found, clean_looks = time.monotonic() + grace_seconds, 0, 0
     while clean_looks < 2:  # a process in the middle of its exec shows no environment: look twice
-        left = list(marked(run_id))
+        left = [*marked(run_id), *filter(_lives, family)]
         clean_looks = 0 if left else clean_looks + 1
         found = max(found, len(left))
         for process in left:
@@ -232,8 +243,14 @@ def marked(run_id: str) -> Iterable[psutil.Process]:
     """The living processes of this run."""
     for process in psutil.process_iter():
         try:
-            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.environ().get(MARK) == run_id:
+            if process.pid != os.getpid() and _lives(process) and process.environ().get(MARK) == run_id:
                 yield process
         except psutil.Error:
             continue
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -32,6 +32,16 @@ def sweep_orphans() -> int:
     return swept
 
 
+def end_own(worker_pid: int) -> None:
+    """End every process of this worker's runs: it is about to go, and a slot has not come to an end."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            environ = process.environ()
+            if process.pid != worker_pid and MARK in environ and environ.get(OWNER) == str(worker_pid):
+                process.kill()
+                logger.warning("run_process_killed run_id=%s pid=%d", environ[MARK], process.pid)
+
+
 def _was_alive(pid: int, then: float) -> bool:
     """Whether the process `pid` of today is the one of `then` (Unix seconds), and not a later one."""
     try:

@@ -31,7 +31,7 @@ CONFIRM_SECONDS = 5
 CLIENT_GONE = "the client has gone"
 
 
-LOST = Failed(code="worker_lost", message="")
+LOST = Failed(code="worker_lost", message="This run belongs to another worker now.")
 """Why a run stops that is not ours any more: it has its terminal event, or will get it from somebody else."""
 
 
@@ -67,15 +67,20 @@ class RunningRuns:
 
     @contextmanager
     def working_on(self, run: Run, stop: Stop, writer: Writer) -> Iterator[None]:
-        """Answer for the run while this lasts. When it breaks off with an error, the lease is left to end."""
+        """Answer for the run while this lasts. When it breaks off with an error, the lease is left to end.
+
+        A run that is in line twice can come here twice: it is the first one's.
+        """
+        mine = _Running(run, stop, writer)
         self._leases.take(run.id)
         with self._lock:
-            self._running[run.id] = _Running(run, stop, writer)
+            self._running.setdefault(run.id, mine)
         try:
             yield
         finally:
             with self._lock:
-                del self._running[run.id]
+                if self._running.get(run.id) is mine:
+                    del self._running[run.id]
         with self._lock:
             self._ended.append((self._clock(), writer))
         if writer.seq:  # it was ours; one that another worker has taken is his to answer for

@@ -129,10 +129,11 @@ class SlotWorker(SimpleWorker):
                 logger.warning("slot_redis_away slot=%s error=%s", self.name, type(error).__name__)
                 time.sleep(1)
                 continue
+            if found:
+                self._settle()
             if found and self._stop_requested:
                 self._put_back(*found)
             elif found:
-                self._settle()
                 found[0].redis_server_version = self.get_redis_server_version()
                 return found
         return None

@@ -22,7 +22,7 @@ from core.runs import RunStore
 from core.sentences import sentence
 from core.settings import Settings
 from worker import jobs
-from worker.recovery import close_dead_slots, sweep_orphans
+from worker.recovery import close_dead_slots, end_own, sweep_orphans
 from worker.running import RunningRuns
 from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.slot import SlotThread, SlotWorker
@@ -85,6 +85,7 @@ class Slots:
         logger.info("worker_started worker=%s slots=%d sandbox=%s", self.name, len(self._threads), confined)
         duties = threading.Thread(target=self._do_duties, name=f"{self.name}.duties")
         duties.start()
+        threading.Thread(target=self._keep_swept, name=f"{self.name}.sweep", daemon=True).start()
         self._stopping.wait()
         self._drain()
         self._done.set()
@@ -112,17 +113,18 @@ class Slots:
 
     def _do_duties(self) -> None:
         """Until the last run has ended, draining included: what is owed to the runs, and to everybody."""
-        swept_at = time.monotonic()
         while not self._done.is_set():
             try:
                 self._keep_alive()
-                if time.monotonic() - swept_at > SWEEP_EVERY_SECONDS:
-                    swept_at = time.monotonic()
-                    self._workspaces.sweep()
             except Exception:  # whatever it was: without this thread, every run's lease would end
                 logger.exception("duties_failed worker=%s", self.name)
             self._done.wait(RENEW_EVERY_SECONDS)
         self._keep_alive()  # the last runs' ends are confirmed, too
+
+    def _keep_swept(self) -> None:
+        """In a thread of its own: to remove a large folder takes longer than a lease lasts."""
+        while not self._stopping.wait(SWEEP_EVERY_SECONDS):
+            self._workspaces.sweep()
 
     def _keep_alive(self) -> None:
         try:
@@ -148,10 +150,12 @@ class Slots:
             if self._hurry.wait(0.05):
                 break
         ending = Failed(code="worker_shutdown", message=sentence(self._settings.language, "worker_shutdown"))
-        for thread in self._threads:
-            thread.stop_run(ending)
         deadline = time.monotonic() + 2 * self._settings.stop_grace_seconds
-        for thread in self._threads:
-            thread.join(max(0, deadline - time.monotonic()))
-        left = [thread for thread in self._threads if thread.alive]
-        logger.info("worker_stopped worker=%s left=%d", self.name, len(left))
+        while time.monotonic() < deadline and any(thread.alive for thread in self._threads):
+            for thread in self._threads:
+                thread.stop_run(ending)  # again and again: one may just be about to begin
+                thread.join(0.05)
+        left = sum(thread.alive for thread in self._threads)
+        if left:
+            end_own(os.getpid())
+        logger.info("worker_stopped worker=%s left=%d", self.name, left)

@@ -190,6 +190,19 @@ def test_a_run_that_waits_for_too_long_fails_and_leaves_the_line(world: World) -
     assert world.queue.waiting() == []
 
 
+def test_a_run_that_begins_while_it_is_found_overdue_keeps_its_lease(world: World) -> None:
+    clock, now = Clock(), Clock(time.time())
+    run = world.queued()
+    writer = Writer(world.log, run.id)
+    writer.start("slot1")  # and its id is still in the janitor's hand
+    now.now += 10 * world.settings.queue_timeout_seconds
+    world.janitor(clock, now).tidy()
+    assert world.leases.renew([run.id]) == {run.id: ""}
+    assert world.job(run).get_status() is JobStatus.QUEUED
+    writer.finish(Completed())
+    assert world.status(run) is Status.COMPLETED
+
+
 def test_waiting_limits_only_those_who_wait(world: World) -> None:
     clock, now = Clock(), Clock(time.time())
     run, writer = world.running()

@@ -173,3 +173,15 @@ def test_on_a_redis_that_has_restarted_nothing_is_begun_for_a_while(redis: "Redi
     assert running.unsettled_seconds("second") == SETTLE_SECONDS - 1  # for every slot the same
     now[0] += SETTLE_SECONDS
     assert running.unsettled_seconds("second") == 0
+
+
+def test_a_run_that_comes_twice_is_the_first_ones(redis: "Redis") -> None:
+    leases, log = Leases(redis), EventLog(redis, 100)
+    run = Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=1.0, detach=True)
+    running = RunningRuns(leases, Presence(redis))
+    with running.working_on(run, Stop(), Writer(log, run.id)):
+        with running.working_on(run, Stop(), Writer(log, run.id)):  # in line twice, and not begun here
+            pass
+        leases.end(run.id)
+        running.tick()
+        assert leases.take_expired() == []

@@ -153,7 +153,7 @@ def test_the_http_page_describes_every_event() -> None:
 def test_the_http_page_lists_how_runs_fail() -> None:
     paths = [*(ROOT / "worker").glob("*.py"), ROOT / "core" / "janitor.py"]
     source = "".join(path.read_text(encoding="utf-8") for path in paths)
-    codes = set(re.findall(r"(?:failed\(|Failed\(code=|Overdue\(|_fail\(\w+, )\"(\w+)\"", source))
+    codes = set(re.findall(r"(?:failed\(|Failed\(code=|Overdue\(|_end\(\w+, )\"(\w+)\"", source))
     rows = table(section(read("docs/http.md"), "## How runs fail"), "Code")
     assert {bare(row[0]) for row in rows} == codes
 

@@ -420,6 +420,9 @@ class Exec:
         self._environments = [{}, {MARK: run_id}]
         self.killed = False
 
+    def is_running(self) -> bool:
+        return True
+
     def status(self) -> str:
         return psutil.STATUS_ZOMBIE if self.killed else psutil.STATUS_RUNNING
 
