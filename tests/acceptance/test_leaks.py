@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests import sse
 from tests.deployment import Deployment, chat, eventually, eventually_none
@@ -96,8 +97,9 @@ class Held:
         ]
 
 
-def test_sixty_runs_leave_nothing_in_a_worker_and_a_replica(tmp_path: Path) -> None:
-    with Deployment(tmp_path, worker_slots=AT_ONCE, disconnect_grace_seconds=0.2) as heartline:
+@pytest.mark.parametrize("sandbox", ["auto", "off"])
+def test_sixty_runs_leave_nothing_in_a_worker_and_a_replica(tmp_path: Path, sandbox: str) -> None:
+    with Deployment(tmp_path, worker_slots=AT_ONCE, disconnect_grace_seconds=0.2, sandbox=sandbox) as heartline:
         perform(heartline, 3 * len(KINDS))
         assert heartline.marked_processes() == []
         parts = [Held(part.process.pid) for part in (*heartline.workers, *heartline.replicas)]
