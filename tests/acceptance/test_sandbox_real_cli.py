@@ -171,6 +171,8 @@ def test_a_stopped_runs_tool_is_gone(heartline: Deployment, api: ScriptedApi) ->
     api.script(marker, Turn(Text("I begin."), bash("true && sleep 313")), Turn(Text("never")))
     with heartline.http() as client:
         run_id = client.post("/v1/runs", json={"prompt": marker}).json()["id"]
+    # Started, session, text, tool: a `sleep` alone may be an earlier run's, about to be swept.
+    eventually(lambda: heartline.run(run_id)["last_seq"] >= 4)
     eventually(lambda: any("sleep" in each for each in heartline.marked_now()))
     send_stop_job_command(heartline.redis, run_id, serializer=JSONSerializer)
     eventually(lambda: heartline.run(run_id)["status"] == "cancelled")
