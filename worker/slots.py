@@ -76,6 +76,7 @@ class Slots:
         sweep_orphans()
         with contextlib.suppress(*AWAY):
             close_dead_slots(self._redis, self._leases)
+            self._running.unsettled_seconds(self._redis.info("server")["run_id"])  # the one that is known
         self._workspaces.sweep()
         self._threads = [
             SlotThread(f"{self.name}.slot{number}", self._make_worker)
