@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -241,10 +241,15 @@ def sweep(run_id: str, grace_seconds: float, family: Sequence[psutil.Process] = 
 
 def marked(run_id: str) -> Iterable[psutil.Process]:
     """The living processes of this run."""
+    return (process for process, environ in of_runs() if environ[MARK] == run_id)
+
+
+def of_runs() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+    """The living processes of any run, and what they have in their environment; never this process itself."""
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and _lives(process) and process.environ().get(MARK) == run_id:
-                yield process
+            if process.pid != os.getpid() and _lives(process) and MARK in (environ := process.environ()):
+                yield process, environ
         except psutil.Error:
             continue
 

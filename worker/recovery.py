@@ -13,7 +13,7 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from core.leases import LEASE_SECONDS, Leases
-from worker.process import MARK, OWNER
+from worker.process import MARK, OWNER, of_runs
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +21,10 @@ logger = logging.getLogger(__name__)
 def sweep_orphans() -> int:
     """End every process of a run whose worker is dead; returns how many there were."""
     swept = 0
-    for process in psutil.process_iter():
+    for process, environ in of_runs():
         with contextlib.suppress(psutil.Error):
-            environ = process.environ()
             owner = environ.get(OWNER, "")
-            if MARK in environ and owner.isdigit() and not _was_alive(int(owner), process.create_time()):
+            if owner.isdigit() and not _was_alive(int(owner), process.create_time()):
                 process.kill()
                 swept += 1
                 logger.warning("orphan_killed run_id=%s pid=%d", environ[MARK], process.pid)
@@ -34,10 +33,9 @@ def sweep_orphans() -> int:
 
 def end_own(worker_pid: int) -> None:
     """End every process of this worker's runs: it is about to go, and a slot has not come to an end."""
-    for process in psutil.process_iter():
+    for process, environ in of_runs():
         with contextlib.suppress(psutil.Error):
-            environ = process.environ()
-            if process.pid != worker_pid and MARK in environ and environ.get(OWNER) == str(worker_pid):
+            if environ.get(OWNER) == str(worker_pid):
                 process.kill()
                 logger.warning("run_process_killed run_id=%s pid=%d", environ[MARK], process.pid)
 
