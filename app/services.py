@@ -47,7 +47,8 @@ def build(settings: Settings) -> Services:
     """
     known = profiles.load(settings.models_file, settings.log_ttl_seconds)
     api_keys = ApiKeys.load(settings)
-    redis = connect(settings.redis_url, retries=1, timeout_seconds=2)  # who asks, hears soon that it is away
+    # Who asks, hears soon that it is away.
+    redis = connect(settings.redis_url, retries=1, timeout_seconds=2, wait_seconds=2)
     log = EventLog(redis, settings.log_ttl_seconds)
     store = RunStore(redis, settings.unfinished_ttl_seconds)
     queue = RunQueue(redis, settings.log_ttl_seconds)

@@ -12,13 +12,18 @@ AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError
 data (a ConnectionError), is full, or has just become a replica in a failover."""
 
 
-def connect(url: str, *, retries: int = 3, connections: int = 64, timeout_seconds: float = 5.0) -> "Redis":
-    """A client with a pool that waits when it is exhausted instead of failing (redis-py's default
-    pool raises at 100). Commands are retried with back-off: all of ours are idempotent."""
+def connect(
+    url: str, *, retries: int = 3, connections: int = 32, timeout_seconds: float = 5.0, wait_seconds: float = 30.0
+) -> "Redis":
+    """A client with a pool that waits (`wait_seconds`) when it is exhausted instead of failing (redis-py's
+    default pool raises at 100). Commands are retried with back-off: all of ours are idempotent.
+
+    What a burst has opened stays open: `connections` is what a process may come to hold.
+    """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
-        timeout=30,
+        timeout=wait_seconds,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         health_check_interval=30,

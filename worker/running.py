@@ -56,11 +56,16 @@ class RunningRuns:
         self._server: str | None = None
         self._server_since = float("-inf")
 
+    def meet(self, server: str, up_seconds: float) -> None:
+        """The first word with a Redis (its `run_id`) that has other workers: it may just have restarted."""
+        with self._lock:
+            self._server, self._server_since = server, self._clock() - up_seconds
+
     def unsettled_seconds(self, server: str) -> float:
         """For how long no run should be begun on this Redis (its `run_id`): it is another than before, and may
         not have heard yet who has which run."""
         with self._lock:
-            if self._server not in (None, server):
+            if self._server != server:
                 self._server_since = self._clock()
             self._server = server
             return max(0.0, self._server_since + SETTLE_SECONDS - self._clock())

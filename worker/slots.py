@@ -76,7 +76,7 @@ class Slots:
         sweep_orphans()
         with contextlib.suppress(*AWAY):
             close_dead_slots(self._redis, self._leases)
-            self._running.unsettled_seconds(self._redis.info("server")["run_id"])  # the one that is known
+            self._meet_redis()
         self._workspaces.sweep()
         self._threads = [
             SlotThread(f"{self.name}.slot{number}", self._make_worker)
@@ -97,6 +97,11 @@ class Slots:
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
+
+    def _meet_redis(self) -> None:
+        server = self._redis.info("server")
+        others = self._liveness.count()
+        self._running.meet(server["run_id"], server["uptime_in_seconds"] if others else float("inf"))
 
     def _make_worker(self, name: str) -> SlotWorker:
         settings = self._settings

@@ -165,6 +165,7 @@ def test_a_run_that_broke_off_keeps_its_lease_until_it_ends(redis: "Redis", pres
 def test_on_a_redis_that_has_restarted_nothing_is_begun_for_a_while(redis: "Redis") -> None:
     now = [100.0]
     running = RunningRuns(Leases(redis), Presence(redis), lambda: now[0])
+    running.meet("first", up_seconds=1000)
     assert running.unsettled_seconds("first") == 0
     now[0] += 10
     assert running.unsettled_seconds("first") == 0
@@ -173,6 +174,16 @@ def test_on_a_redis_that_has_restarted_nothing_is_begun_for_a_while(redis: "Redi
     assert running.unsettled_seconds("second") == SETTLE_SECONDS - 1  # for every slot the same
     now[0] += SETTLE_SECONDS
     assert running.unsettled_seconds("second") == 0
+
+
+def test_a_worker_that_starts_behind_its_redis_waits_for_the_older_ones(redis: "Redis") -> None:
+    running = RunningRuns(Leases(redis), Presence(redis), lambda: 100.0)
+    running.meet("first", up_seconds=1)
+    assert running.unsettled_seconds("first") == SETTLE_SECONDS - 1
+
+
+def test_a_worker_that_has_found_no_redis_at_its_start_waits_once_there_is_one(redis: "Redis") -> None:
+    assert RunningRuns(Leases(redis), Presence(redis), lambda: 100.0).unsettled_seconds("first") == SETTLE_SECONDS
 
 
 def test_a_run_that_comes_twice_is_the_first_ones(redis: "Redis") -> None:
