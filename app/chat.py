@@ -10,7 +10,8 @@ from flask import Blueprint, Response, g, request
 from app import sse
 from app.auth import required
 from app.client import Client
-from app.dialects.openai_chat import ChatBody, ChatStream, completion, error_object, parse
+from app.dialects.openai_chat import ChatStream, completion, error_object
+from app.dialects.openai_request import ChatBody, parse
 from app.intake import idempotency_key, read_body, wants_detach
 from app.relay import RETRY_SECONDS
 from app.services import Services

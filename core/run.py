@@ -32,18 +32,35 @@ def may_become(target: Status) -> list[Status]:
     return [status for status, following in TRANSITIONS.items() if target in following]
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn of the conversation, as plain text."""
+class Image(msgspec.Struct, frozen=True):
+    """A picture in a user's message: its bytes in base64, or where the model's API is to fetch it."""
+
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of the conversation. `tool` marks what a tool was asked or answered, written out as text."""
 
     role: str  # "user" or "assistant"
     text: str
+    tool: bool = False
+    images: tuple[Image, ...] = ()
 
 
-class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of the CLI, whatever wire format it came in. The last message is the user's."""
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is asked of the CLI, whatever wire format it came in. The last message is the user's.
+
+    `effort` is the CLI's `--effort`, `schema` the JSON schema (as JSON text) that the answer must follow;
+    `continues`: the answer goes on where the last assistant message stops, and the user's says only so.
+    """
 
     messages: tuple[Message, ...]
     system: str = ""
+    effort: str | None = None
+    schema: str = ""
+    continues: bool = False
 
     @property
     def prompt(self) -> str:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dialects import Dialect, native, openai_chat
+from app.dialects import Dialect, native, openai_chat, openai_request
 from app.dialects.native import NativeStream, RunBody
-from app.dialects.openai_chat import ChatBody, ChatStream
+from app.dialects.openai_chat import ChatStream
+from app.dialects.openai_request import ChatBody
 from app.whole import Silent
 from core import events
 from core.errors import InvalidRequest, TooLarge
@@ -48,7 +49,7 @@ EVERY_EVENT: list[AnyEvent] = [
 def chat(*messages: Json, max_bytes: int = LARGE, **fields: Any) -> RunRequest:
     """What to run, from the JSON of a body."""
     data = json.dumps({"messages": messages, **fields}).encode()
-    return openai_chat.parse(msgspec.json.decode(data, type=ChatBody), max_bytes)
+    return openai_request.parse(msgspec.json.decode(data, type=ChatBody), max_bytes)
 
 
 def user(content: Any) -> Json:

@@ -11,7 +11,7 @@ import pytest
 from dotenv import dotenv_values
 
 from app import create_app, services
-from app.dialects.openai_chat import ChatBody
+from app.dialects.openai_request import ChatBody
 from core import events, settings
 from core.profiles import Defaults, Profile
 from core.settings import PREFIX, Settings
