@@ -34,7 +34,7 @@ def routes(services: Services) -> Blueprint:
         run, _ = services.intake.submit(
             g.owner,
             body.model,
-            parse(body, settings.max_prompt_bytes),
+            parse(body, settings),
             detach=wants_detach(request),
             idempotency_key=idempotency_key(request),
         )

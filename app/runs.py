@@ -32,7 +32,7 @@ def routes(services: Services) -> Blueprint:
         run, is_new = services.intake.submit(
             g.owner,
             body.model,
-            parse(body, services.settings.max_prompt_bytes),
+            parse(body, services.settings),
             detach=body.detach,
             idempotency_key=idempotency_key(request),
         )
