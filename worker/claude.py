@@ -94,6 +94,12 @@ class Line(msgspec.Struct, frozen=True):
     total_cost_usd: float | None = None
     usage: Tokens | None = None
 
+    @property
+    def structured(self) -> str:
+        """The structured output as JSON text, to the letter; nothing when there is none."""
+        text = bytes(self.structured_output).decode("utf-8", "replace")
+        return "" if text == "null" else text
+
 
 class _Kind(msgspec.Struct, frozen=True):
     type: str | None = None
@@ -302,18 +308,17 @@ class Translator:
     def _result(self, line: Line) -> list[Event]:
         kind = line.subtype or ""
         failed = bool(line.is_error) or kind.startswith("error")
-        structured = bytes(line.structured_output).decode()
         reason = line.result or "; ".join(map(str, line.errors or ())) or kind or "unknown"
         self.result = Result(
             is_error=failed,
             kind=kind,
             reason=reason,
             text=line.result or "",
-            structured=structured,
+            structured=line.structured,
             stop_reason=line.stop_reason or "end_turn",
             usage=usage(line),
         )
-        if failed or self._characters or structured or not line.result:
+        if failed or self._characters or line.structured or not line.result:
             return []
         return [self._text(line.result)]  # some answers, a local command's for one, come only here
 
