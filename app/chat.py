@@ -35,7 +35,7 @@ def routes(services: Services) -> Blueprint:
         run, _ = services.intake.submit(
             g.owner,
             body.model,
-            parse(body, settings.max_prompt_bytes),
+            parse(body, settings),
             detach=wants_detach(request),
             origin=origin_of(request, body.user),
             idempotency_key=idempotency_key(request),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigurationError
 from core.profiles import Profile
-from core.run import Message, RunRequest
+from core.run import Image, Message, RunRequest
 from worker.command import Command, arguments, environment_for, prepare, user_line
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
@@ -127,7 +127,38 @@ def test_any_prompt_is_one_line_and_arrives(prompt: str) -> None:
     assert text_of(user_line(prompt)).removeprefix(" ") == prompt.removeprefix(" ")
 
 
+def test_the_prompts_pictures_go_in_with_it() -> None:
+    said = json.loads(user_line("/look", [Image("image/png", "UkVE"), Image(url="https://pictures.example/a.png")]))
+    assert said["message"]["content"] == [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "UkVE"}},
+        {"type": "image", "source": {"type": "url", "url": "https://pictures.example/a.png"}},
+        {"type": "text", "text": " /look"},
+    ]
+
+
+def test_pictures_go_where_their_turn_goes(folder: Path) -> None:
+    earlier = Message("user", "a", images=(Image("image/png", "RUFSTElFUg=="),))
+    latest = Message("user", "", images=(Image("image/png", "TEFURVNU"),))
+    command = prepared(folder, RunRequest(messages=(earlier, Message("assistant", "b"), latest)))
+    session = Path(value_of(command.argv, "--resume")).read_text(encoding="utf-8")
+    assert ("RUFSTElFUg==" in session, "TEFURVNU" in session) == (True, False)
+    assert (b"RUFSTElFUg==" in command.stdin, b"TEFURVNU" in command.stdin) == (False, True)
+
+
 # Flags.
+
+
+def test_a_requests_effort_wins_over_its_profiles(folder: Path) -> None:
+    profile = Profile(id="p", effort="high")
+    request = RunRequest(messages=(Message("user", "a"),), effort="low")
+    assert value_of(prepared(folder, request, profile).argv, "--effort") == "low"
+    assert value_of(prepared(folder, asked("a"), profile).argv, "--effort") == "high"
+
+
+def test_the_schema_that_an_answer_must_follow_is_an_argument(folder: Path) -> None:
+    request = RunRequest(messages=(Message("user", "a"),), schema='{"type":"object"}')
+    assert value_of(prepared(folder, request).argv, "--json-schema") == '{"type":"object"}'
+    assert "--json-schema" not in prepared(folder, asked("a")).argv
 
 
 def test_every_run_has_its_own_session_and_keeps_none() -> None:
