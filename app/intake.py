@@ -18,7 +18,7 @@ from core import keys
 from core.errors import InvalidRequest, TooManyRuns, Unavailable
 from core.profiles import Profiles
 from core.queue import RunQueue
-from core.run import Run, RunRequest, id_of, new_id
+from core.run import Lane, Run, RunRequest, id_of, new_id
 from core.runs import RunStore
 from core.settings import Settings
 
@@ -49,15 +49,23 @@ class Intake:
         self._attendance = attendance
 
     def submit(
-        self, owner: str, model: str | None, request: RunRequest, *, detach: bool, idempotency_key: str = ""
+        self,
+        owner: str,
+        model: str | None,
+        request: RunRequest,
+        *,
+        detach: bool,
+        idempotency_key: str = "",
+        task: bool = False,
     ) -> tuple[Run, bool]:
         """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
-        used before it is the run of then.
+        used before it is the run of then. A task runs on the task profile, whatever `model` says; where there is
+        none, it is a request like others.
 
         Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, `Unavailable`, or redis-py's errors when
         Redis is away.
         """
-        profile = self._profiles.choose(model)
+        profile = (self._profiles.task if task else None) or self._profiles.choose(model)
         run = Run(
             id=id_of(owner, idempotency_key) if idempotency_key else new_id(),
             owner=owner,
@@ -65,11 +73,12 @@ class Intake:
             model=model or profile.id,
             created_at=time.time(),
             detach=detach or profile.detach,
+            lane=Lane.TASKS if self._profiles.is_task(profile.id) else Lane.RUNS,
         )
         fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest()
         if idempotency_key and (known := self._store.made_before(run, fingerprint)):
             return known, False
-        self._refuse_when_full(owner)
+        self._refuse_when_full(owner, run.lane)
         if not run.detach:
             self._attendance.announce(run.id)
         timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
@@ -90,12 +99,12 @@ class Intake:
         logger.info("run_queued run_id=%s profile=%s owner=%s", run.id, run.profile, owner)
         return run, True
 
-    def _refuse_when_full(self, owner: str) -> None:
+    def _refuse_when_full(self, owner: str, lane: Lane) -> None:
         """Waiting runs beyond the limits are not taken in: they would only time out in the queue."""
-        if self._queue.length() >= self._settings.max_queued_runs:
+        if self._queue.length(lane) >= self._settings.max_queued_runs:
             raise TooManyRuns
         limit = self._settings.max_queued_runs_per_key
-        if self._store.waiting(owner, limit) >= limit:
+        if self._store.waiting(owner, lane, limit) >= limit:
             raise TooManyRuns(f"{limit} of your runs are waiting already. Please try again when some have started.")
 
 

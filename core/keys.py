@@ -42,10 +42,10 @@ def stops() -> str:
     return "heartline:stops"
 
 
-def owner_waiting(owner: str) -> str:
-    """Set: an owner's runs that may still be queued. Written by the API at creation, pruned when it is full.
+def owner_waiting(owner: str, lane: str) -> str:
+    """Set: an owner's runs that may still be queued in one lane. Written by the API at creation, pruned when it is full.
     Expires with its newest run."""
-    return f"heartline:owner:{owner}:waiting"
+    return f"heartline:owner:{owner}:waiting:{lane}"
 
 
 def owner_runs(owner: str) -> str:

@@ -1,6 +1,7 @@
 """All slots of a worker process: started, kept up with what they owe, drained."""
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -18,6 +19,7 @@ from core.log import EventLog
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
+from core.run import Lane
 from core.runs import RunStore
 from core.sentences import sentence
 from core.settings import Settings
@@ -79,8 +81,8 @@ class Slots:
             self._meet_redis()
         self._workspaces.sweep()
         self._threads = [
-            SlotThread(f"{self.name}.slot{number}", self._make_worker)
-            for number in range(1, self._settings.worker_slots + 1)
+            *self._start(Lane.RUNS, "slot", self._settings.worker_slots),
+            *self._start(Lane.TASKS, "task", self._settings.task_slots if self._profiles.task else 0),
         ]
         confined = self._sandbox.describe()
         logger.info("worker_started worker=%s slots=%d sandbox=%s", self.name, len(self._threads), confined)
@@ -103,7 +105,11 @@ class Slots:
         others = self._liveness.count()
         self._running.meet(server["run_id"], server["uptime_in_seconds"] if others else float("inf"))
 
-    def _make_worker(self, name: str) -> SlotWorker:
+    def _start(self, lane: Lane, kind: str, count: int) -> list[SlotThread]:
+        make = functools.partial(self._make_worker, lane)
+        return [SlotThread(f"{self.name}.{kind}{number}", make) for number in range(1, count + 1)]
+
+    def _make_worker(self, lane: Lane, name: str) -> SlotWorker:
         settings = self._settings
         redis = connect(settings.redis_url, retries=CONNECTION_RETRIES, connections=8)
         slot = jobs.Slot(
@@ -115,7 +121,7 @@ class Slots:
             running=self._running,
             supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ, self._sandbox),
         )
-        return SlotWorker(slot, connect(settings.redis_url, retries=RQ_RETRIES))
+        return SlotWorker(slot, lane, connect(settings.redis_url, retries=RQ_RETRIES))
 
     def _do_duties(self) -> None:
         """Until the last run has ended, draining included: what is owed to the runs, and to everybody."""

@@ -10,10 +10,10 @@ from rq import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from core import events, keys, queue
+from core import events, keys
 from core.events import AnyEvent, Failed, Terminal, Text
 from core.log import EventLog, status_of
-from core.run import TERMINAL, Status
+from core.run import TERMINAL, Lane, Status
 from core.runs import RunStore
 from tests.chaos.clients import Chatter, Client, Reader
 from tests.chaos.faults import Faults
@@ -69,12 +69,13 @@ def runs(redis: "Redis") -> dict[str, Record]:
 
 def unsettled(redis: "Redis") -> list[str]:
     """What is still going on: runs that have not ended, jobs that RQ counts as waiting or started."""
-    line = Queue(queue.NAME, connection=redis, serializer=JSONSerializer)
-    started = StartedJobRegistry(queue.NAME, redis, serializer=JSONSerializer)
     going_on = [f"run {i} {record.status}" for i, record in runs(redis).items() if record.status not in TERMINAL]
-    going_on += [f"queued {job_id}" for job_id in redis.lrange(line.key, 0, -1)]
-    going_on += [f"intermediate {job_id}" for job_id in redis.lrange(line.intermediate_queue_key, 0, -1)]
-    going_on += [f"started {job_id}" for job_id in started.get_job_ids(cleanup=False)]
+    for lane in Lane:
+        line = Queue(lane.value, connection=redis, serializer=JSONSerializer)
+        started = StartedJobRegistry(queue=line)
+        going_on += [f"queued {job_id}" for job_id in redis.lrange(line.key, 0, -1)]
+        going_on += [f"intermediate {job_id}" for job_id in redis.lrange(line.intermediate_queue_key, 0, -1)]
+        going_on += [f"started {job_id}" for job_id in started.get_job_ids(cleanup=False)]
     going_on += [f"lease {run_id}" for run_id in redis.zrange(keys.leases(), 0, -1)]
     return going_on
 
