@@ -151,9 +151,9 @@ def _check_task(profiles: Profiles, path: str | Path) -> None:
     if (task := profiles.task) is None:
         return
     if task.tools != ():
-        raise ConfigurationError(f"{path}: the profile '{task.id}' is for tasks, which have no tools: write 'tools: []'")
+        raise ConfigurationError(f"{path}: the profile '{task.id}' is for tasks: it must say 'tools: []'")
     if task.answer_file:
-        raise ConfigurationError(f"{path}: the profile '{task.id}' is for tasks, which write no answer_file")
+        raise ConfigurationError(f"{path}: the profile '{task.id}' is for tasks: it can have no answer_file")
     if not profiles.offered:
         raise ConfigurationError(f"{path}: there is no profile but '{task.id}', which is only for tasks")
 

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Mapping
 
+from redis import Redis
+
 from core.clients import AWAY, connect
 from core.events import Failed
 from core.janitor import Janitor
@@ -23,6 +25,7 @@ from core.run import Lane
 from core.runs import RunStore
 from core.sentences import sentence
 from core.settings import Settings
+from core.usage import UsageBook
 from worker import jobs
 from worker.recovery import close_dead_slots, end_own, sweep_orphans
 from worker.running import RunningRuns
@@ -58,13 +61,8 @@ class Slots:
         self._liveness = Liveness(self._redis)
         self._leases = Leases(self._redis)
         self._running = RunningRuns(self._leases, Presence(self._redis))
-        self._janitor = Janitor(
-            settings,
-            EventLog(self._redis, settings.log_ttl_seconds),
-            RunStore(self._redis, settings.unfinished_ttl_seconds),
-            RunQueue(self._redis, settings.log_ttl_seconds),
-            self._leases,
-        )
+        log, store = _runs_of(self._redis, settings)
+        self._janitor = Janitor(settings, log, store, RunQueue(self._redis, settings.log_ttl_seconds), self._leases)
         self._workspaces = Workspaces(settings.state, settings.log_ttl_seconds)
         self._stopping = threading.Event()
         self._hurry = threading.Event()
@@ -112,10 +110,11 @@ class Slots:
     def _make_worker(self, lane: Lane, name: str) -> SlotWorker:
         settings = self._settings
         redis = connect(settings.redis_url, retries=CONNECTION_RETRIES, connections=8)
+        log, store = _runs_of(redis, settings)
         slot = jobs.Slot(
             name=name,
-            store=RunStore(redis, settings.unfinished_ttl_seconds),
-            log=EventLog(redis, settings.log_ttl_seconds),
+            store=store,
+            log=log,
             profiles=self._profiles,
             presence=Presence(redis),
             running=self._running,
@@ -171,3 +170,10 @@ class Slots:
         if left:
             end_own(os.getpid())
         logger.info("worker_stopped worker=%s left=%d", self.name, left)
+
+
+def _runs_of(redis: "Redis", settings: Settings) -> tuple[EventLog, RunStore]:
+    """The runs as one client of Redis reaches them. Those that it ends are counted."""
+    store = RunStore(redis, settings.unfinished_ttl_seconds)
+    usage = UsageBook(redis, store, settings.usage_ttl_seconds)
+    return EventLog(redis, settings.log_ttl_seconds, usage.count), store

@@ -60,7 +60,8 @@ def test_each_slot_is_a_worker_in_rqs_registry_with_its_job(slots: Slots, redis:
     workers = SimpleWorker.all(redis, serializer=JSONSerializer)
     assert len(workers) == 2
     assert [worker.get_current_job_id() for worker in workers if worker.get_current_job_id()] == [run.id]
-    assert Queue(Lane.RUNS.value, connection=redis, serializer=JSONSerializer).started_job_registry.get_job_ids() == [run.id]
+    line = Queue(Lane.RUNS.value, connection=redis, serializer=JSONSerializer)
+    assert line.started_job_registry.get_job_ids() == [run.id]
     job = Job.fetch(run.id, redis, serializer=JSONSerializer)
     assert job.description == f"run {run.id} · chat · alice"
     assert b"pickle" not in redis.hget(job.key, "data")

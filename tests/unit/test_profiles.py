@@ -260,9 +260,9 @@ def test_without_a_task_profile_tasks_are_off() -> None:
     ("text", "why"),
     [
         ("defaults: {task: b}\nprofiles: [{id: a}]", "defaults.task names 'b', which is no profile"),
-        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b}]", "write 'tools: []'"),
-        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b, tools: [Bash]}]", "write 'tools: []'"),
-        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b, tools: [], answer_file: x}]", "write no answer_file"),
+        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b}]", "must say 'tools: []'"),
+        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b, tools: [Bash]}]", "must say 'tools: []'"),
+        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b, tools: [], answer_file: x}]", "can have no answer_file"),
         ("defaults: {task: b}\nprofiles: [{id: b, tools: []}]", "there is no profile but 'b'"),
         ("defaults: {task: b, absent: b}\nprofiles: [{id: a}, {id: b, tools: []}]", "defaults.absent names 'b'"),
         ("defaults: {task: b, unknown: b}\nprofiles: [{id: a}, {id: b, tools: []}]", "which is only for tasks"),
