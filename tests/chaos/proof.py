@@ -92,6 +92,7 @@ class Proof:
 
     def look(self, before: Mapping[str, Measure], unsettled: Sequence[str], marked: Sequence[str]) -> Report:
         self._look_at_runs()
+        self._look_at_usage()
         self._look_at_clients()
         self._count("not settled (runs, queue, registry, leases)", len(unsettled))
         self._wrong(f"not settled: {what}" for what in unsettled)
@@ -128,6 +129,19 @@ class Proof:
         self._wrong(
             f"run {one.run_id}: accepted and not in Redis" for one in lost if not self._may_be_lost(one.told_at)
         )
+
+    def _look_at_usage(self) -> None:
+        """A run may stay uncounted when a process dies just behind its end; none may be counted twice."""
+        days = self._heartline.redis.scan_iter(match=keys.usage("*", "*"))
+        counted = Counter[str]()
+        for day in days:
+            for number, count in self._heartline.redis.hgetall(day).items():
+                counted[number.decode().partition(" ")[2]] += int(count)
+        for status in TERMINAL:
+            there = sum(record.status is status for record in self._runs.values())
+            self._count(f"runs {status} that the usage counts", counted[status])
+            if counted[status] > there:
+                self._wrong([f"the usage counts {counted[status]} runs {status}, and there are {there}"])
 
     def _may_be_lost(self, at: float) -> bool:
         """Whether Valkey was killed so soon afterwards that it may have forgotten."""
