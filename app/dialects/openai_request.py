@@ -80,6 +80,7 @@ class ChatBody(msgspec.Struct, frozen=True):
     tool_choice: Any = None
     function_call: Any = None
     user: str | None = None
+    tools: Any = None
 
     @property
     def include_usage(self) -> bool:
