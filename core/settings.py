@@ -51,8 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     language: Literal["en", "de"] = "en"
     max_queued_runs: Annotated[int, Meta(ge=1)] = 1000
     max_queued_runs_per_key: Annotated[int, Meta(ge=1)] = 100
-    max_body_bytes: Bytes = 16 * 1024 * 1024
-    max_prompt_bytes: Bytes = 8 * 1024 * 1024
+    max_body_bytes: Bytes = 32 * 1024 * 1024
+    max_prompt_bytes: Bytes = 24 * 1024 * 1024
     max_images: Annotated[int, Meta(ge=0, le=100)] = 20
     image_urls: Literal["off", "on"] = "off"
     max_answer_bytes: Bytes = 32 * 1024 * 1024

@@ -195,12 +195,12 @@ class Supervisor:
         """Relay the process's lines until something ends the run; says what."""
         translator = Translator(task.run.id, self._settings.max_tool_output_bytes)
         deadlines = self._deadlines(task.profile)
+        aside = answer_file is not None or bool(task.request.schema)  # the answer is not what the model says
         while True:
             lines = process.lines(deadlines.left(self._clock()))
             new = [event for line in lines or () for event in translator.feed(line)]
             if lines:
                 deadlines.heard(new, self._clock())
-            aside = answer_file is not None or task.request.schema
             writer.append(_thinking_aloud(new) if aside else new)
             if translator.result is not None:
                 return self._conclude(translator.result, task, writer, answer_file)

@@ -751,8 +751,7 @@ def test_a_megabyte_of_text_in_one_line_is_whole() -> None:
 
 NULLABLE = [
     "subtype", "is_error", "result", "structured_output", "errors", "stop_reason", "num_turns", "total_cost_usd",
-    "usage",
-    "terminal_reason", "api_error_status", "session_id", "parent_tool_use_id", "attempt", "retry_delay_ms",
+    "usage", "terminal_reason", "api_error_status", "session_id", "parent_tool_use_id", "attempt", "retry_delay_ms",
 ]  # fmt: skip
 
 

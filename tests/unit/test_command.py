@@ -161,10 +161,27 @@ def test_the_schema_that_an_answer_must_follow_is_an_argument(folder: Path) -> N
     assert "--json-schema" not in prepared(folder, asked("a")).argv
 
 
-def test_every_run_has_its_own_session_and_keeps_none() -> None:
-    flags = arguments(RUN_ID, PLAIN)
-    assert value_of(flags, "--session-id") == str(UUID(RUN_ID))
-    assert "--no-session-persistence" in flags
+def test_every_run_has_its_own_session() -> None:
+    assert value_of(arguments(RUN_ID, PLAIN), "--session-id") == str(UUID(RUN_ID))
+
+
+def test_a_run_that_belongs_to_no_conversation_keeps_no_session(folder: Path) -> None:
+    assert "--no-session-persistence" in prepared(folder, asked("hi")).argv
+    lasting = prepare(RUN_ID, asked("hi"), PLAIN, "/bin/claude", folder, {}, lasting=True)
+    assert "--no-session-persistence" not in lasting.argv
+
+
+def test_a_session_takes_the_place_of_the_history_and_only_what_is_new_is_said(folder: Path) -> None:
+    session = folder / "kept.jsonl"
+    session.write_text("all that was said")
+    messages = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("user", "d"))
+    command = prepare(RUN_ID, RunRequest(messages=messages), PLAIN, "/bin/claude", folder, {}, session=session)
+    resumed = Path(value_of(command.argv, "--resume"))
+    assert resumed.parent == folder
+    assert resumed.read_text() == "all that was said"
+    assert value_of(command.argv, "--system-prompt-snapshot") == "off"
+    assert "--fork-session" in command.argv
+    assert text_of(command.stdin) == "c\n\nd"
 
 
 def test_the_output_is_streamed_as_json() -> None:

@@ -15,7 +15,7 @@ from app.whole import Silent
 from core import events
 from core.errors import InvalidRequest, TooLarge
 from core.events import AnyEvent, Unrecognised, Usage
-from core.run import Image, Message, Run, RunRequest, Status
+from core.run import Image, Message, Place, Run, RunRequest, Status
 from core.settings import Settings
 
 Json = dict[str, Any]
@@ -408,6 +408,7 @@ def test_a_run_is_described_without_its_owner_and_its_worker() -> None:
         status=Status.RUNNING,
         started_at=2.0,
         worker="w",
+        place=Place(conversation="c" * 32, parent="p" * 32, scope="secret"),
     )
     assert native.describe(run) == {
         "id": RUN_ID,
@@ -416,6 +417,8 @@ def test_a_run_is_described_without_its_owner_and_its_worker() -> None:
         "model": "m",
         "profile": "p",
         "detach": False,
+        "conversation": "c" * 32,
+        "parent": "p" * 32,
         "created_at": 1.0,
         "started_at": 2.0,
         "ended_at": None,
