@@ -10,9 +10,12 @@ from flask import Blueprint, Response, g, request
 from app import sse
 from app.auth import required
 from app.client import Client
-from app.dialects.openai_chat import ChatStream, completion, error_object
+from app.dialects import Dialect
+from app.dialects.openai_chat import ChatStream, Chunks, completion, error_object
 from app.dialects.openai_request import ChatBody, parse
+from app.dialects.openwebui import OpenWebUIStream
 from app.intake import idempotency_key, read_body, wants_detach
+from app.progress import Progress, chosen
 from app.relay import RETRY_SECONDS
 from app.services import Services
 from app.whole import Silent, Whole
@@ -31,6 +34,7 @@ def routes(services: Services) -> Blueprint:
     @required(services.api_keys)
     def create() -> Response:
         body = read_body(request, ChatBody)
+        progress = chosen(settings.progress, request)
         run, _ = services.intake.submit(
             g.owner,
             body.model,
@@ -38,19 +42,24 @@ def routes(services: Services) -> Blueprint:
             detach=wants_detach(request),
             idempotency_key=idempotency_key(request),
         )
-        return streamed(run, body.include_usage) if body.stream else whole(run)
+        return streamed(run, dialect(run, progress, body.include_usage)) if body.stream else whole(run)
 
-    def streamed(run: Run, include_usage: bool) -> Response:
-        dialect = ChatStream(
+    def dialect(run: Run, progress: Progress, include_usage: bool) -> Dialect:
+        label, created = services.profiles.get(run.profile).label, int(run.created_at)
+        if progress == "openwebui":
+            return OpenWebUIStream(Chunks(run.id, created, run.model), label, settings.language)
+        return ChatStream(
             run_id=run.id,
-            created=int(run.created_at),
+            created=created,
             model=run.model,
-            label=services.profiles.get(run.profile).label,
+            label=label,
             include_usage=include_usage,
-            progress="text" if settings.progress == "text" else "none",
+            progress=progress,
             heartbeat_style=settings.heartbeat_style,
             language=settings.language,
         )
+
+    def streamed(run: Run, dialect: Dialect) -> Response:
         stream = services.relay.stream(run, dialect, client=Client.of(request))
         return services.attendance.attending(run, Response(stream, headers=sse.headers(run.id)))
 

@@ -43,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_seconds: Seconds = 5
     drain_seconds: Seconds = 20
     log_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
-    progress: Literal["auto", "none", "text"] = "auto"
+    progress: Literal["auto", "openwebui", "text", "reasoning", "none"] = "auto"
     language: Literal["en", "de"] = "en"
     max_queued_runs: Annotated[int, Meta(ge=1)] = 1000
     max_queued_runs_per_key: Annotated[int, Meta(ge=1)] = 100
