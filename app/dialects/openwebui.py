@@ -17,7 +17,7 @@ from app import sse
 from app.dialects.openai_chat import HEARTBEAT, PROGRESS_MARK, Chunks, error, retry, usage_object
 from app.dialects.tag_guard import TagGuard
 from core import events
-from core.events import AnyEvent, Unrecognised
+from core.events import AnyEvent, Unrecognised, Usage
 from core.sentences import sentence
 
 Item = dict[str, Any]
@@ -176,7 +176,8 @@ class OpenWebUIStream:
     def _failed(self, code: str, message: str, event: events.Failed | events.Cancelled | None = None) -> bytes:
         if event is None:
             return self._end() + error(code, message)
-        return self._end(event.at) + error(code, message, event.seq, usage=usage_object(event.usage))
+        known = {"usage": usage_object(event.usage)} if event.usage != Usage() else {}
+        return self._end(event.at) + error(code, message, event.seq, **known)
 
     # --- the chunks -------------------------------------------------------------------------------
 

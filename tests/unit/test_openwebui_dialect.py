@@ -1,5 +1,6 @@
 """Open WebUI's dialect: what its users end up with, as its reading of the chunks was seen to be."""
 
+import itertools
 import json
 import re
 from typing import Any
@@ -125,9 +126,9 @@ def test_an_output_says_that_it_was_cut_and_that_it_is_an_error() -> None:
 
 
 def test_an_input_that_was_cut_is_valid_json_all_the_same() -> None:
-    for given in ('{"command": "ec', "", "[1]", "\x00"):
-        answer = read(stream(), started("1", given=given))
-        assert json.loads(answer.items[0]["arguments"])["input"].startswith(given)
+    for cut in ('{"command": "ec', "", "[1]", "\x00"):
+        answer = read(stream(), started("1", given=cut))
+        assert json.loads(answer.items[0]["arguments"])["input"].startswith(cut)
 
 
 @given(st.text())
@@ -287,7 +288,7 @@ ALL = st.lists(st.sampled_from([*TAGS, *HARMLESS, "\n", " ", "<", ">", "word"]))
 def pieces(whole: str, cuts: list[int]) -> list[str]:
     """The text in pieces, cut at these places as far as they are in it."""
     places = sorted({0, len(whole), *(cut % (len(whole) + 1) for cut in cuts)})
-    return [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [whole[a:b] for a, b in itertools.pairwise(places)]
 
 
 @pytest.mark.parametrize("tag", TAGS)
