@@ -29,6 +29,7 @@ from core.run import Lane, Message, Run, RunRequest, Status, new_id
 from core.runs import RunStore
 from core.settings import Settings
 from core.stopping import Stopper
+from core.taking_turns import TakingTurns
 from tests.deployment import FAKE_CLAUDE, eventually
 from worker.slots import Slots
 
@@ -87,7 +88,7 @@ def test_a_run_waits_in_its_own_lane(redis: "Redis") -> None:
 
 def test_a_place_counts_within_the_lane(redis: "Redis") -> None:
     runs = [submit(redis, lane) for lane in (Lane.RUNS, Lane.RUNS, Lane.TASKS, Lane.TASKS)]
-    places = Places(RunQueue(redis, 1000), time.monotonic)
+    places = Places(RunQueue(redis, 1000), TakingTurns(redis), time.monotonic)
     assert [places.of(run.id) for run in runs] == [1, 2, 1, 2]
 
 
