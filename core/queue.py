@@ -15,6 +15,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from core import keys
 from core.leases import Leases
 from core.run import Lane, Run
 
@@ -126,6 +127,7 @@ class RunQueue:
                 pipe.lrem(line.key, 0, run_id)
                 pipe.lrem(line.intermediate_queue_key, 0, run_id)
             pipe.execute()
+        self._redis.srem(keys.taking_turns(), run_id)
 
     def _line_of(self, job: Job) -> Queue:
         return self._lanes[Lane(job.origin)]

@@ -275,7 +275,7 @@ def test_runs_that_share_a_workspace_take_turns(heartline: Deployment, api: Scri
     for thread in threads:
         thread.join()
     assert answers == ["One.", "Two."]
-    assert not heartline.redis.scard("heartline:taking-turns")
+    eventually(lambda: not heartline.redis.scard("heartline:taking-turns"))
 
 
 def test_nothing_is_left_in_the_operators_own_folder(heartline: Deployment, api: ScriptedApi) -> None:
