@@ -126,8 +126,8 @@ class RunQueue:
             for line in self._lanes.values():
                 pipe.lrem(line.key, 0, run_id)
                 pipe.lrem(line.intermediate_queue_key, 0, run_id)
+            pipe.srem(keys.taking_turns(), run_id)
             pipe.execute()
-        self._redis.srem(keys.taking_turns(), run_id)
 
     def _line_of(self, job: Job) -> Queue:
         return self._lanes[Lane(job.origin)]
