@@ -242,6 +242,17 @@ def test_each_key_sees_what_its_own_runs_consumed(tmp_path: Path) -> None:
         assert (of_bob["totals"]["completed"], of_bob["totals"]["failed"]) == (1, 1)
 
 
+def test_a_run_that_is_stopped_has_consumed_what_its_model_had_read(heartline: Deployment) -> None:
+    with heartline.http("bob") as client:
+        run_id = client.post("/v1/runs", json={"prompt": LONG}).json()["id"]
+        eventually(lambda: heartline.run(run_id, "bob")["answer"])
+        client.post(f"/v1/runs/{run_id}/cancel")
+    eventually(lambda: heartline.run(run_id, "bob")["status"] == "cancelled")
+    assert heartline.run(run_id, "bob")["usage"]["input_tokens"] == 10
+    eventually(lambda: usage(heartline, "bob")["totals"]["cancelled"] == 1)
+    assert usage(heartline, "bob")["totals"]["input_tokens"] == 10
+
+
 def test_usage_is_asked_for_by_the_day(heartline: Deployment) -> None:
     with heartline.http() as client:
         answer_of(ask(client, "hello"))
