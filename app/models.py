@@ -15,12 +15,12 @@ def routes(services: Services) -> Blueprint:
     @blueprint.get("/v1/models")
     @required(services.api_keys)
     def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [describe(profile) for profile in services.profiles.profiles]}
+        return {"object": "list", "data": [describe(profile) for profile in services.profiles.offered]}
 
     @blueprint.get("/v1/models/<path:model_id>")
     @required(services.api_keys)
     def show(model_id: str) -> dict[str, Any]:
-        return describe(services.profiles.get(model_id))
+        return describe(services.profiles.offer(model_id))
 
     return blueprint
 
@@ -38,7 +38,7 @@ CAPABILITIES = {
     "terminal": False,
     "citations": False,
 }
-"""What Open WebUI (0.12.4) is to offer with a model; what is left out counts as true there."""
+"""What Open WebUI (0.12.4) is to offer with a model; what is left out counts as true there, but for the usage."""
 
 
 def describe(profile: Profile) -> dict[str, Any]:

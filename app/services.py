@@ -15,12 +15,14 @@ from core.janitor import Janitor
 from core.leases import Leases
 from core.liveness import Liveness
 from core.log import EventLog
+from core.nodes import Nodes
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
 from core.runs import RunStore
 from core.settings import Settings
 from core.stopping import Stopper
+from core.usage import UsageBook
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Services:
     redis: "Redis"
     log: EventLog
     runs: RunStore
+    usage: UsageBook
     intake: Intake
     liveness: Liveness
     stopper: Stopper
@@ -49,8 +52,10 @@ def build(settings: Settings) -> Services:
     api_keys = ApiKeys.load(settings)
     # Who asks, hears soon that it is away.
     redis = connect(settings.redis_url, retries=1, timeout_seconds=2, wait_seconds=2)
-    log = EventLog(redis, settings.log_ttl_seconds)
     store = RunStore(redis, settings.unfinished_ttl_seconds)
+    usage = UsageBook(redis, store, settings.usage_ttl_seconds)
+    log = EventLog(redis, settings.log_ttl_seconds, usage.count)
+    nodes = Nodes(redis, settings.workspace_ttl_seconds)
     queue = RunQueue(redis, settings.log_ttl_seconds)
     hub = Hub(settings.redis_url)
     leases = Leases(redis)
@@ -63,7 +68,8 @@ def build(settings: Settings) -> Services:
         redis=redis,
         log=log,
         runs=store,
-        intake=Intake(settings, known, redis, store, queue, attendance),
+        usage=usage,
+        intake=Intake(settings, known, redis, store, nodes, queue, attendance),
         liveness=Liveness(redis),
         stopper=stopper,
         attendance=attendance,

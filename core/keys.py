@@ -42,16 +42,40 @@ def stops() -> str:
     return "heartline:stops"
 
 
-def owner_waiting(owner: str) -> str:
-    """Set: an owner's runs that may still be queued. Written by the API at creation, pruned when it is full.
-    Expires with its newest run."""
-    return f"heartline:owner:{owner}:waiting"
+def node(name: str) -> str:
+    """String: a completed run that later runs of its conversation go on from, by a digest of how it is found;
+    empty when two were found by the same. Written by the run's worker. Expires `workspace_ttl_seconds` later."""
+    return f"heartline:node:{name}"
+
+
+def taking_turns() -> str:
+    """Set: runs in line that wait for another run in their workspace. Written by the workers. Expires an hour after
+    the last was added."""
+    return "heartline:taking-turns"
+
+
+def owner_waiting(owner: str, lane: str) -> str:
+    """Set: an owner's runs that may still be queued in one lane. Written by the API at creation, pruned when it is
+    full. Expires with its newest run."""
+    return f"heartline:owner:{owner}:waiting:{lane}"
 
 
 def owner_runs(owner: str) -> str:
     """Sorted set: an owner's run ids by creation time (Unix seconds). Written by the API, trimmed at
     each creation to what can still exist; expires with its newest run."""
     return f"heartline:owner:{owner}:runs"
+
+
+def usage(owner: str, day: str) -> str:
+    """Hash: what an owner's runs that ended on a day (UTC, `YYYY-MM-DD`) consumed; fields `<profile> <number>`.
+    Written by whoever ended a run, once for each. Expires `usage_ttl_seconds` after the day's last run."""
+    return f"heartline:usage:{{{owner}:{day}}}:totals"
+
+
+def usage_counted(owner: str, day: str) -> str:
+    """Set: the runs that are in that hash, so that none is counted twice. Written together with it, shares its
+    hash tag. Expires when nobody can try again."""
+    return f"heartline:usage:{{{owner}:{day}}}:counted"
 
 
 def workers() -> str:

@@ -1,10 +1,12 @@
 """How a run's CLI is started: its arguments, its environment, and the files it is given. Pure but for `prepare`.
 
 Arguments are visible to every user of the machine and limited in size: the prompt goes in on standard
-input, system text and history through files that only the worker's user can read.
+input, system text and history through files that only the worker's user can read. The schema that an answer
+must follow has to be an argument; the CLI takes it in no other way.
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from uuid import UUID
 
 from core.profiles import Profile, environment_of
-from core.run import RunRequest
+from core.run import Image, RunRequest
 from worker import transcript
 from worker.answer_file import AnswerFile
 
@@ -39,6 +41,7 @@ _FIXED = {
 _ONLINE_TOOLS = ("WebFetch", "WebSearch")
 """The tools that use the network from within the CLI."""
 
+_SESSION = "session.jsonl"
 _DIAGNOSTIC = Path(__file__).with_name("diagnostic.py")
 
 MINIMUM_VERSION = (2, 1, 329)
@@ -73,16 +76,20 @@ def prepare(
     environ: Mapping[str, str],
     *,
     answer_file: AnswerFile | None = None,
+    session: Path | None = None,
+    lasting: bool = False,
     seen_at: Path | None = None,
     denied_tools: Sequence[str] = (),
 ) -> Command:
     """The command of a run; writes its files into `folder`, which the caller made and removes.
 
+    With a `session` the CLI goes on from there, else it is given the history; `lasting`: it keeps its own session.
     `seen_at` is where the CLI finds that folder, `denied_tools` what it may not use beside the profile's.
     Raises `ConfigurationError` for a variable that the profile needs and `environ` lacks.
     """
     environment = environment_for(profile, environ)
-    stdin = user_line(request.prompt)
+    asked = transcript.alternating(request.prompt)[-1]
+    stdin = user_line(asked.text, asked.images)
     if profile.runner == "diagnostic":
         program = (Path(sys.base_prefix), _DIAGNOSTIC)
         return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment, program)
@@ -93,11 +100,24 @@ def prepare(
         text = answer_file.instruct(text)
     if text:
         files += [flag, str(seen_at / _write(folder / "system-prompt.txt", text))]
-    if request.history:
-        session = _write(folder / "history.jsonl", transcript.session_file(request.history, str(seen_at)))
-        files += ["--resume", str(seen_at / session), "--fork-session"]
-    argv = (claude_bin, *arguments(run_id, profile, denied_tools), *files, *profile.flags)
+    if earlier := _earlier(request, session, folder, seen_at):
+        # Without the last flag the CLI would take the system prompt of then.
+        files += ["--resume", str(seen_at / earlier), "--fork-session", "--system-prompt-snapshot", "off"]
+    if not lasting:
+        files += ["--no-session-persistence"]
+    flags = arguments(run_id, profile, denied_tools, effort=request.effort, schema=request.schema)
+    argv = (claude_bin, *flags, *files, *profile.flags)
     return Command(argv, stdin, environment, program_of(claude_bin), farewell=INTERRUPT)
+
+
+def _earlier(request: RunRequest, session: Path | None, folder: Path, seen_at: Path) -> str | None:
+    """The file in `folder` that the CLI resumes from, if there is anything to go on from."""
+    if session is not None:
+        shutil.copyfile(session, folder / _SESSION)
+        return _SESSION
+    if request.history:
+        return _write(folder / _SESSION, transcript.session_file(request.history, str(seen_at)))
+    return None
 
 
 def program_of(claude_bin: str) -> tuple[Path, ...]:
@@ -107,19 +127,22 @@ def program_of(claude_bin: str) -> tuple[Path, ...]:
     return (modules[-1] if modules else binary,)
 
 
-def arguments(run_id: str, profile: Profile, denied_tools: Sequence[str] = ()) -> list[str]:
-    """The CLI's flags for this profile."""
+def arguments(
+    run_id: str, profile: Profile, denied_tools: Sequence[str] = (), *, effort: str | None = None, schema: str = ""
+) -> list[str]:
+    """The CLI's flags for this profile. What a request says of the effort wins over it."""
     denied = (*profile.denied_tools, *(() if profile.network else _ONLINE_TOOLS), *denied_tools)
     flags = [
         "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
-        "--include-partial-messages", "--session-id", str(UUID(run_id)), "--no-session-persistence",
+        "--include-partial-messages", "--session-id", str(UUID(run_id)),
         "--permission-mode", profile.permission_mode,
         # Neither the operator's own settings nor his MCP servers are the clients' to use.
         "--setting-sources", "", "--strict-mcp-config",
     ]  # fmt: skip
     options = {
         "--model": profile.model,
-        "--effort": profile.effort,
+        "--effort": effort or profile.effort,
+        "--json-schema": schema or None,
         "--max-turns": profile.max_turns,
         "--max-budget-usd": profile.max_budget_usd,
         "--tools": None if profile.tools is None else ",".join(profile.tools),
@@ -140,14 +163,14 @@ def environment_for(profile: Profile, environ: Mapping[str, str]) -> dict[str, s
     return {**passed, **_FIXED, **environment_of(profile, environ)}
 
 
-def user_line(prompt: str) -> bytes:
-    """The prompt as a line of the CLI's stream-json input.
+def user_line(prompt: str, images: Sequence[Image] = ()) -> bytes:
+    """The prompt as a line of the CLI's stream-json input, with its pictures.
 
     A prompt that begins with '/' would be taken for a command of the CLI's own ('/model', '/clear'), and
-    never reach the model; behind a blank it is text like any other (seen with 2.1.329).
+    never reach the model, behind a picture, too; behind a blank it is text like any other (seen with 2.1.329).
     """
     text = f" {prompt}" if prompt.startswith("/") else prompt
-    message = {"role": "user", "content": [{"type": "text", "text": text}]}
+    message = {"role": "user", "content": transcript.content(text, images)}
     return json.dumps({"type": "user", "message": message}).encode() + b"\n"
 
 
