@@ -38,7 +38,7 @@ CAPABILITIES = {
     "terminal": False,
     "citations": False,
 }
-"""What Open WebUI (0.12.4) is to offer with a model; what is left out counts as true there."""
+"""What Open WebUI (0.12.4) is to offer with a model; what is left out counts as true there, but for the usage."""
 
 
 def describe(profile: Profile) -> dict[str, Any]:

@@ -16,6 +16,10 @@ _TOKEN = re.compile(
     r"|(?P<command><code_interpreter|<\|begin_of_solution\|>)"
     r"|(?P<closed>>)"
 )
+_BROKEN = re.compile(
+    rf'(?P<word>type="(?:tool_calls|reasoning|code_interpreter)|<code_interprete|<\|begin_of_solution\|)'
+    rf'{INVISIBLE}(?P<last>["r>])'
+)
 _LONGEST = len('type="code_interpreter"')
 
 
@@ -48,3 +52,8 @@ class TagGuard:
             case "typed":
                 return self._in_details
         return token.lastgroup == "command"
+
+
+def as_it_was_said(text: str) -> str:
+    """The text before it was guarded, for one that comes back as history."""
+    return _BROKEN.sub(r"\g<word>\g<last>", text)

@@ -101,6 +101,18 @@ def test_a_card_is_open_while_its_tool_runs_and_everything_is_in_order(heartline
     assert answer.usage["completion_tokens"] == 21
 
 
+def test_a_subagents_tool_is_a_card_of_its_own_and_marked(heartline: Deployment, api: ScriptedApi) -> None:
+    given = {"description": "look", "prompt": "look around for me", "subagent_type": "general-purpose"}
+    api.script("send somebody", Turn(Text("I send one."), ToolUse("Task", given)), Turn(Text("All done.")))
+    api.script("look around for me", Turn(ToolUse("Bash", {"command": "echo seen"})), Turn(Text("It is there.")))
+    with asking(heartline, "send somebody") as reader:
+        answer = reader.until()
+    assert answer.outline[:4] == ["text I send one.", "call Task", "call subagent_Bash", "output seen"]
+    assert "It is there." in answer.outline[4]
+    assert answer.texts == ["I send one.", "\n\nAll done."]
+    assert answer.open_calls == set()
+
+
 def test_text_that_is_void_is_taken_back(heartline: Deployment, api: ScriptedApi) -> None:
     seen = threading.Event()
     api.script(

@@ -13,7 +13,7 @@ from werkzeug.test import EnvironBuilder
 
 from app.dialects.openai_chat import Chunks
 from app.dialects.openwebui import OpenWebUIStream
-from app.dialects.tag_guard import INVISIBLE, TagGuard
+from app.dialects.tag_guard import INVISIBLE, TagGuard, as_it_was_said
 from app.models import describe
 from app.progress import chosen
 from core import events
@@ -308,7 +308,7 @@ def test_however_a_text_is_cut_the_same_is_shown(whole: str, one: list[int], oth
         guard = TagGuard()
         shown.append("".join(map(guard.passed, pieces(whole, cuts))))
     assert shown[0] == shown[1]
-    assert shown[0].replace(INVISIBLE, "") == whole
+    assert as_it_was_said(shown[0]) == whole
     answer = read(stream(), *map(text, pieces(whole, one)), COMPLETED)
     assert (answer.swallowed, answer.forged, answer.text) == ("", [], whole)
 
