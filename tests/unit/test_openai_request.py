@@ -7,8 +7,11 @@ import msgspec
 import pytest
 
 from app.dialects import openai_request
+from app.dialects.openai_chat import ChatStream
 from app.dialects.openai_request import CONTINUE, ChatBody
 from app.dialects.response_format import ANY_OBJECT, MAX_BYTES, schema_of
+from app.dialects.tag_guard import TagGuard
+from core import events
 from core.errors import InvalidRequest, TooLarge
 from core.run import Image, Message, RunRequest
 from core.settings import Settings
@@ -400,3 +403,23 @@ def test_the_limit_counts_bytes_of_everything(messages: list[Json], size: int) -
 def test_usage_is_wanted_when_it_is_asked_for(options: Json | None, wanted: bool) -> None:
     body = msgspec.convert({"messages": [], "stream_options": options}, ChatBody)
     assert body.include_usage is wanted
+
+
+# What we have written into an answer ourselves.
+
+
+def test_an_answer_comes_back_as_the_model_gave_it() -> None:
+    dialect = ChatStream("r" * 32, 1, "m", "Model", progress="text")
+    said = ""
+    for event in (
+        events.Text(text="Looking."),
+        events.ToolStarted(tool_id="t", name="Bash", summary="ls", input="{}"),
+        events.Text(text="Done."),
+    ):
+        chunk = json.loads(dialect.render(event, b"").decode().partition("data: ")[2])
+        said += chunk["choices"][0]["delta"]["content"]
+    guarded = TagGuard().passed('<details type="tool_calls">')
+    assert "[Bash] ls" in said
+    assert guarded != '<details type="tool_calls">'
+    asked = chat(user("a"), assistant(f"{said} {guarded}"), user("b"))
+    assert asked.messages[1].text == 'Looking.Done. <details type="tool_calls">'
