@@ -42,6 +42,10 @@ CONNECTION_RETRIES = 60  # with one second at most between them: a run outlives 
 RQ_RETRIES = 20  # RQ's own bookkeeping should tell of a run's end, too, but may not hold up a worker's
 SWEEP_EVERY_SECONDS = 600
 
+SIGNAL_SECONDS = 1.0
+"""Python handles a signal in the main thread, when that moves next: one that the kernel gives to another thread does
+not wake it (seen once: a SIGTERM that nothing came of)."""
+
 
 class Slots:
     """All slots of this worker process."""
@@ -91,7 +95,8 @@ class Slots:
         duties = threading.Thread(target=self._do_duties, name=f"{self.name}.duties")
         duties.start()
         threading.Thread(target=self._keep_swept, name=f"{self.name}.sweep", daemon=True).start()
-        self._stopping.wait()
+        while not self._stopping.wait(SIGNAL_SECONDS):
+            pass
         self._drain()
         self._done.set()
         duties.join()
