@@ -13,6 +13,7 @@ from app.client import Client
 from app.dialects.openai_chat import ChatStream, completion, error_object
 from app.dialects.openai_request import ChatBody, parse
 from app.intake import idempotency_key, read_body, wants_detach
+from app.origin import origin_of
 from app.relay import RETRY_SECONDS
 from app.services import Services
 from app.whole import Silent, Whole
@@ -36,6 +37,7 @@ def routes(services: Services) -> Blueprint:
             body.model,
             parse(body, settings.max_prompt_bytes),
             detach=wants_detach(request),
+            origin=origin_of(request, body.user),
             idempotency_key=idempotency_key(request),
         )
         return streamed(run, body.include_usage) if body.stream else whole(run)

@@ -15,10 +15,12 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.attendance import Attendance
 from core import keys
+from core.conversation import Origin
 from core.errors import InvalidRequest, TooManyRuns, Unavailable
-from core.profiles import Profiles
+from core.nodes import Nodes
+from core.profiles import Profile, Profiles
 from core.queue import RunQueue
-from core.run import Run, RunRequest, id_of, new_id
+from core.run import Place, Run, RunRequest, id_of, new_id
 from core.runs import RunStore
 from core.settings import Settings
 
@@ -38,6 +40,7 @@ class Intake:
         profiles: Profiles,
         redis: "Redis",
         store: RunStore,
+        nodes: Nodes,
         queue: RunQueue,
         attendance: Attendance,
     ) -> None:
@@ -45,14 +48,24 @@ class Intake:
         self._profiles = profiles
         self._redis = redis
         self._store = store
+        self._nodes = nodes
         self._queue = queue
         self._attendance = attendance
 
     def submit(
-        self, owner: str, model: str | None, request: RunRequest, *, detach: bool, idempotency_key: str = ""
+        self,
+        owner: str,
+        model: str | None,
+        request: RunRequest,
+        *,
+        detach: bool,
+        origin: Origin | None = None,
+        parent: Run | None = None,
+        idempotency_key: str = "",
     ) -> tuple[Run, bool]:
         """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
-        used before it is the run of then.
+        used before it is the run of then. Its place in a conversation is behind `parent`, or where `origin` and
+        the request's history say.
 
         Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, `Unavailable`, or redis-py's errors when
         Redis is away.
@@ -66,10 +79,12 @@ class Intake:
             created_at=time.time(),
             detach=detach or profile.detach,
         )
-        fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest()
+        fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest() if idempotency_key else ""
         if idempotency_key and (known := self._store.made_before(run, fingerprint)):
             return known, False
         self._refuse_when_full(owner)
+        place, why = self._place(run, profile, request, origin or Origin(), parent)
+        run = msgspec.structs.replace(run, place=place)
         if not run.detach:
             self._attendance.announce(run.id)
         timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
@@ -87,8 +102,20 @@ class Intake:
                 if known := self._store.made_before(run, fingerprint):
                     return known, not idempotency_key
                 raise Unavailable from None
-        logger.info("run_queued run_id=%s profile=%s owner=%s", run.id, run.profile, owner)
+        logger.info("run_queued run_id=%s profile=%s owner=%s conversation=%s", run.id, run.profile, owner, why)
         return run, True
+
+    def _place(
+        self, run: Run, profile: Profile, request: RunRequest, origin: Origin, parent: Run | None
+    ) -> tuple[Place | None, str]:
+        """The run's place in its conversation, and in one word why it is there."""
+        if profile.runner == "diagnostic":
+            return None, "none"
+        if parent is None:
+            return self._nodes.place(run.id, run.owner, profile.id, request, origin)
+        if parent.place is None or parent.profile != profile.id:
+            return Place(conversation=run.id), "another_model"
+        return Place(conversation=parent.place.conversation, parent=parent.id), "session"
 
     def _refuse_when_full(self, owner: str) -> None:
         """Waiting runs beyond the limits are not taken in: they would only time out in the queue."""

@@ -10,13 +10,13 @@ from flask import Blueprint, Response, g, jsonify, request, url_for
 from app import sse
 from app.auth import required
 from app.client import Client
-from app.dialects.native import NativeStream, RunBody, describe, parse, reset
+from app.dialects.native import NativeStream, RunBody, behind, checked, describe, parse, reset
 from app.intake import idempotency_key, read_body
 from app.services import Services
 from app.whole import Whole
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, RunNotFound
 from core.events import Failed
-from core.run import Run
+from core.run import Run, RunRequest, Status
 
 MAX_PAGE = 100
 
@@ -29,11 +29,16 @@ def routes(services: Services) -> Blueprint:
     @guard
     def create() -> Response:
         body = read_body(request, RunBody)
+        asked = parse(body, services.settings.max_prompt_bytes)
+        parent = None
+        if body.parent is not None:
+            parent, asked = _behind(services, body.parent, asked)
         run, is_new = services.intake.submit(
             g.owner,
-            body.model,
-            parse(body, services.settings.max_prompt_bytes),
+            body.model or (parent.model if parent else None),
+            asked,
             detach=body.detach,
+            parent=parent,
             idempotency_key=idempotency_key(request),
         )
         response = jsonify(describe(run))
@@ -94,6 +99,20 @@ def routes(services: Services) -> Blueprint:
         return services.relay.stream(run, dialect, after, client)
 
     return blueprint
+
+
+def _behind(services: Services, parent_id: str, asked: RunRequest) -> tuple[Run, RunRequest]:
+    """The parent, and the request with its conversation in front."""
+    try:
+        parent = services.runs.get(parent_id, g.owner)
+    except RunNotFound as error:
+        raise RunNotFound(f"parent: {error}", param="parent") from None
+    if parent.status is not Status.COMPLETED:
+        raise InvalidRequest(
+            f"parent: that run is {parent.status.value}; only a completed one can be gone on from.", param="parent"
+        )
+    earlier, answer = services.runs.request(parent.id), Whole.read(services.log, parent.id).text
+    return parent, checked(behind(earlier, answer, asked), services.settings.max_prompt_bytes, "parent")
 
 
 def _cursor() -> int:

@@ -15,6 +15,7 @@ from core.janitor import Janitor
 from core.leases import Leases
 from core.liveness import Liveness
 from core.log import EventLog
+from core.nodes import Nodes
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
@@ -51,6 +52,7 @@ def build(settings: Settings) -> Services:
     redis = connect(settings.redis_url, retries=1, timeout_seconds=2, wait_seconds=2)
     log = EventLog(redis, settings.log_ttl_seconds)
     store = RunStore(redis, settings.unfinished_ttl_seconds)
+    nodes = Nodes(redis, settings.workspace_ttl_seconds)
     queue = RunQueue(redis, settings.log_ttl_seconds)
     hub = Hub(settings.redis_url)
     leases = Leases(redis)
@@ -63,7 +65,7 @@ def build(settings: Settings) -> Services:
         redis=redis,
         log=log,
         runs=store,
-        intake=Intake(settings, known, redis, store, queue, attendance),
+        intake=Intake(settings, known, redis, store, nodes, queue, attendance),
         liveness=Liveness(redis),
         stopper=stopper,
         attendance=attendance,

@@ -42,6 +42,18 @@ def stops() -> str:
     return "heartline:stops"
 
 
+def node(name: str) -> str:
+    """String: a completed run that later runs of its conversation go on from, by a digest of how it is found;
+    empty when two were found by the same. Written by the run's worker. Expires `workspace_ttl_seconds` later."""
+    return f"heartline:node:{name}"
+
+
+def taking_turns() -> str:
+    """Set: runs in line that wait for another run in their workspace. Written by the workers. Expires an hour after
+    the last was added."""
+    return "heartline:taking-turns"
+
+
 def owner_waiting(owner: str) -> str:
     """Set: an owner's runs that may still be queued. Written by the API at creation, pruned when it is full.
     Expires with its newest run."""

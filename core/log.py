@@ -18,7 +18,7 @@ from redis import Redis
 
 from core import events, keys
 from core.errors import AppendRefused, LogLost, LogShort
-from core.events import Event
+from core.events import Answer, Event
 from core.run import TERMINAL, Status, may_become
 
 logger = logging.getLogger(__name__)
@@ -164,6 +164,7 @@ class Writer:
     def __init__(self, log: EventLog, run_id: str, clock: Callable[[], float] = time.time) -> None:
         self.run_id = run_id
         self.seq = 0
+        self.answer = Answer()
         self._name = uuid.uuid4().hex
         self._log = log
         self._clock = clock
@@ -181,6 +182,8 @@ class Writer:
         """Append events in one round trip, neighbouring text joined; nothing happens for none."""
         if batch := events.compact(new):
             self._append(batch, self._clock(), Status.RUNNING, {})
+            for event in batch:
+                self.answer.add(event)
 
     def finish(self, terminal: events.Terminal) -> None:
         """Write the run's last event and its final status, as one."""

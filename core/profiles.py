@@ -36,6 +36,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     run_timeout_seconds: Annotated[float, Meta(gt=0, le=30 * 86400)] | None = None
     detach: bool = False
     answer_file: Annotated[str, Meta(pattern=r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}\Z")] | None = None
+    directory: Folder | None = None
     read_only_folders: tuple[Folder, ...] = ()
     writable_folders: tuple[Folder, ...] = ()
     network: bool = True

@@ -63,19 +63,42 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     continues: bool = False
 
     @property
-    def prompt(self) -> str:
-        return self.messages[-1].text
+    def prompt(self) -> tuple[Message, ...]:
+        """What is new: the user's messages behind the last answer, one or more."""
+        return self.messages[self._first_new :]
 
     @property
     def history(self) -> tuple[Message, ...]:
-        return self.messages[:-1]
+        return self.messages[: self._first_new]
+
+    @property
+    def _first_new(self) -> int:
+        first = len(self.messages)
+        while first and self.messages[first - 1].role == "user" and not self.messages[first - 1].tool:
+            first -= 1
+        return first
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a run stands in its conversation.
+
+    `conversation` (32 hex digits) names the workspace, `parent` the run whose session this one goes on from.
+    Once completed, the run is found within `scope` under `message`, the client's id of the answer, or else by
+    what was said; `in_chat`: the scope is one chat of the client's. Without a scope it is found by its id only.
+    """
+
+    conversation: str
+    parent: str | None = None
+    scope: str = ""
+    message: str = ""
+    in_chat: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """A run's record. Times are Unix seconds.
 
     `model` is the name the client asked with, `profile` the id of the profile that serves it. A run that is
-    not detached ends when its last watcher has left.
+    not detached ends when its last watcher has left; one without a place belongs to no conversation.
     """
 
     id: str
@@ -84,6 +107,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     created_at: float
     detach: bool = False
+    place: Place | None = None
     status: Status = Status.QUEUED
     started_at: float | None = None
     ended_at: float | None = None

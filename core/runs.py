@@ -10,12 +10,12 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import IdempotencyConflict, RunNotFound
-from core.run import Run, RunRequest, Status
+from core.run import Place, Run, RunRequest, Status
 
 _RECORD = ("record", "status", "started_at", "ended_at", "worker")
 
 
-class _Record(msgspec.Struct, frozen=True):
+class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of a run never changes after its creation."""
 
     owner: str
@@ -23,6 +23,7 @@ class _Record(msgspec.Struct, frozen=True):
     model: str
     created_at: float
     detach: bool = False
+    place: Place | None = None
 
 
 class RunStore:
@@ -42,7 +43,7 @@ class RunStore:
 
     def create_with(self, pipe: "Pipeline", run: Run, request: RunRequest, fingerprint: str = "") -> None:
         """The same, together with what else is in `pipe`; `fingerprint` tells `made_before` of what it was made."""
-        record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach)
+        record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach, run.place)
         mapping = {
             "record": msgspec.json.encode(record),
             "request": msgspec.json.encode(request),
@@ -145,6 +146,7 @@ class RunStore:
             model=record.model,
             created_at=record.created_at,
             detach=record.detach,
+            place=record.place,
             status=Status(status.decode()),
             started_at=float(started_at) if started_at else None,
             ended_at=float(ended_at) if ended_at else None,

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_grace_seconds: Seconds = 5
     drain_seconds: Seconds = 20
     log_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
+    workspace_ttl_seconds: Annotated[int, Meta(ge=60, le=366 * 86400)] = 14 * 86400
+    workspaces_max_bytes: Annotated[int, Meta(ge=1 << 20)] = 20 << 30
     progress: Literal["auto", "none", "text"] = "auto"
     language: Literal["en", "de"] = "en"
     max_queued_runs: Annotated[int, Meta(ge=1)] = 1000

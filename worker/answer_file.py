@@ -4,6 +4,7 @@ Each run is given a path of its own, in a folder made for it: whatever is found 
 """
 
 import codecs
+import errno
 import os
 import stat
 from pathlib import Path, PurePosixPath
@@ -18,11 +19,16 @@ class AnswerFile:
     """One run's answer file below its workspace."""
 
     def __init__(self, workspace: Path, declared: str, run_id: str) -> None:
-        """`declared` is the profile's path, such as `output/response.md`; the run's id becomes a folder in it."""
+        """`declared` is the profile's path, such as `output/response.md`; the run's id becomes a folder in it.
+
+        Raises `OSError`, also when an earlier run has put a link in the way.
+        """
         path = PurePosixPath(declared)
         self.relative = path.parent / run_id / path.name
         self._workspace = workspace
         self._path = workspace / self.relative
+        if self._path.parent.resolve() != workspace.resolve() / self.relative.parent:
+            raise OSError(errno.ELOOP, f"the folder of the answer file, {path.parent}, is a link")
         self._path.parent.mkdir(mode=0o700, parents=True)
 
     def instruct(self, system_prompt: str) -> str:

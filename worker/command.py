@@ -5,6 +5,7 @@ input, system text and history through files that only the worker's user can rea
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ _FIXED = {
 _ONLINE_TOOLS = ("WebFetch", "WebSearch")
 """The tools that use the network from within the CLI."""
 
+_SESSION = "session.jsonl"
 _DIAGNOSTIC = Path(__file__).with_name("diagnostic.py")
 
 MINIMUM_VERSION = (2, 1, 329)
@@ -73,16 +75,19 @@ def prepare(
     environ: Mapping[str, str],
     *,
     answer_file: AnswerFile | None = None,
+    session: Path | None = None,
+    lasting: bool = False,
     seen_at: Path | None = None,
     denied_tools: Sequence[str] = (),
 ) -> Command:
     """The command of a run; writes its files into `folder`, which the caller made and removes.
 
+    With a `session` the CLI goes on from there, else it is given the history; `lasting`: it keeps its own session.
     `seen_at` is where the CLI finds that folder, `denied_tools` what it may not use beside the profile's.
     Raises `ConfigurationError` for a variable that the profile needs and `environ` lacks.
     """
     environment = environment_for(profile, environ)
-    stdin = user_line(request.prompt)
+    stdin = user_line("\n\n".join(message.text for message in request.prompt))
     if profile.runner == "diagnostic":
         program = (Path(sys.base_prefix), _DIAGNOSTIC)
         return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment, program)
@@ -93,11 +98,23 @@ def prepare(
         text = answer_file.instruct(text)
     if text:
         files += [flag, str(seen_at / _write(folder / "system-prompt.txt", text))]
-    if request.history:
-        session = _write(folder / "history.jsonl", transcript.session_file(request.history, str(seen_at)))
-        files += ["--resume", str(seen_at / session), "--fork-session"]
+    if earlier := _earlier(request, session, folder, seen_at):
+        # Without the last flag the CLI would take the system prompt of then.
+        files += ["--resume", str(seen_at / earlier), "--fork-session", "--system-prompt-snapshot", "off"]
+    if not lasting:
+        files += ["--no-session-persistence"]
     argv = (claude_bin, *arguments(run_id, profile, denied_tools), *files, *profile.flags)
     return Command(argv, stdin, environment, program_of(claude_bin), farewell=INTERRUPT)
+
+
+def _earlier(request: RunRequest, session: Path | None, folder: Path, seen_at: Path) -> str | None:
+    """The file in `folder` that the CLI resumes from, if there is anything to go on from."""
+    if session is not None:
+        shutil.copyfile(session, folder / _SESSION)
+        return _SESSION
+    if request.history:
+        return _write(folder / _SESSION, transcript.session_file(request.history, str(seen_at)))
+    return None
 
 
 def program_of(claude_bin: str) -> tuple[Path, ...]:
@@ -112,7 +129,7 @@ def arguments(run_id: str, profile: Profile, denied_tools: Sequence[str] = ()) -
     denied = (*profile.denied_tools, *(() if profile.network else _ONLINE_TOOLS), *denied_tools)
     flags = [
         "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
-        "--include-partial-messages", "--session-id", str(UUID(run_id)), "--no-session-persistence",
+        "--include-partial-messages", "--session-id", str(UUID(run_id)),
         "--permission-mode", profile.permission_mode,
         # Neither the operator's own settings nor his MCP servers are the clients' to use.
         "--setting-sources", "", "--strict-mcp-config",

@@ -19,16 +19,24 @@ from core.profiles import Profiles
 from core.queue import JOB
 from core.run import Run, Status
 from core.runs import RunStore
+from core.taking_turns import TakingTurns
 from worker.endings import code_of
 from worker.running import ABSENT_SECONDS, CLIENT_GONE, RunningRuns
 from worker.supervisor import Stop, Supervisor, Task
+from worker.turns import Turn
+from worker.workspace import Workspaces
 
 LOOK_SECONDS = 0.5
+
+TURN_SECONDS = 0.25
+"""For so long a slot waits for a run's turn before it lets others go first: the run goes to the end of the line."""
+
+TURN_LOOK_SECONDS = 0.01
 
 
 @dataclass
 class Slot:
-    """What a slot's thread works with; `stop` belongs to the run that it performs at the moment."""
+    """What a slot's thread works with; `stop` and `turn` belong to the run that it performs at the moment."""
 
     name: str
     store: RunStore
@@ -36,8 +44,34 @@ class Slot:
     profiles: Profiles
     presence: Presence
     running: RunningRuns
+    workspaces: Workspaces
+    taking_turns: TakingTurns
     supervisor: Supervisor
     stop: Stop | None = None
+    turn: Turn | None = None
+
+    def take_turn(self, run_id: str) -> bool:
+        """Get the run its turn in its workspace; False when another run works there, now and for `TURN_SECONDS`."""
+        self.end_turn()  # of a run that RQ has dropped
+        try:
+            run = self.store.get(run_id)
+            directory = self.profiles.get(run.profile).directory
+        except (RunNotFound, ModelNotFound):
+            return True  # there will be nothing to work on
+        deadline = time.monotonic() + TURN_SECONDS
+        while (turn := self.workspaces.turn(run, directory)) is None:
+            if time.monotonic() > deadline:
+                self.taking_turns.add(run_id)
+                return False
+            time.sleep(TURN_LOOK_SECONDS)
+        self.turn = turn
+        self.taking_turns.remove(run_id)
+        return True
+
+    def end_turn(self) -> None:
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.release()
 
 
 slot: ContextVar[Slot] = ContextVar("slot")

@@ -85,6 +85,9 @@ class Sandbox(Protocol):
     def inside(self, private: Path) -> Path:
         """Where a run sees its private folder."""
 
+    def config(self, private: Path, environment: Mapping[str, str]) -> Path:
+        """The folder in which the CLI keeps its sessions, as the worker sees it."""
+
     def wrap(self, command: Command, *, workspace: Path, private: Path, profile: Profile) -> Command:
         """The command that runs this one confined; may write into `private`."""
 
@@ -103,6 +106,9 @@ class NoSandbox:
 
     def inside(self, private: Path) -> Path:
         return private
+
+    def config(self, private: Path, environment: Mapping[str, str]) -> Path:
+        return _config(environment)
 
     def wrap(self, command: Command, *, workspace: Path, private: Path, profile: Profile) -> Command:
         return command
@@ -132,6 +138,9 @@ class Bubblewrap:
 
     def inside(self, private: Path) -> Path:
         return GIVEN
+
+    def config(self, private: Path, environment: Mapping[str, str]) -> Path:
+        return private / "home" / ".claude"
 
     def wrap(self, command: Command, *, workspace: Path, private: Path, profile: Profile) -> Command:
         (private / "home" / ".claude").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -204,14 +213,20 @@ def choose(settings: Settings, environ: Mapping[str, str], claude_bin: str = "")
 def check(profiles: Iterable[Profile], sandbox: Sandbox, state: Path) -> None:
     """Raises `ConfigurationError` for a profile that asks for what cannot be had, or must not be."""
     for profile in profiles:
+        if profile.directory is not None:
+            _check_folder(profile, "directory", profile.directory, state)
         if not profile.network and not sandbox.cuts_network:
             raise _wrong(profile, "network", f"false needs a working sandbox; here it is {sandbox.describe()}")
         for field in ("read_only_folders", "writable_folders"):
             for folder in getattr(profile, field):
-                if not Path(folder).is_dir():
-                    raise _wrong(profile, field, f"there is no folder {folder}")
-                if taken := _overlaps(folder, (state, Path("/proc"), Path("/dev"), WORKSPACE, GIVEN)):
-                    raise _wrong(profile, field, f"{folder} must not share anything with {taken}")
+                _check_folder(profile, field, folder, state)
+
+
+def _check_folder(profile: Profile, field: str, folder: str, state: Path) -> None:
+    if not Path(folder).is_dir():
+        raise _wrong(profile, field, f"there is no folder {folder}")
+    if taken := _overlaps(folder, (state, Path("/proc"), Path("/dev"), WORKSPACE, GIVEN)):
+        raise _wrong(profile, field, f"{folder} must not share anything with {taken}")
 
 
 def _wrong(profile: Profile, field: str, must: str) -> ConfigurationError:
@@ -287,8 +302,12 @@ def _user() -> tuple[str, ...]:
 
 def _login(environ: Mapping[str, str]) -> Path:
     """Where the CLI keeps the operator's login, if he has logged in."""
+    return _config(environ) / ".credentials.json"
+
+
+def _config(environ: Mapping[str, str]) -> Path:
     config = environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME") or Path.home(), ".claude")
-    return Path(config).absolute() / ".credentials.json"
+    return Path(config).absolute()
 
 
 def _shown(path: str) -> tuple[str, ...]:

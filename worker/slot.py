@@ -104,6 +104,7 @@ class SlotWorker(SimpleWorker):
             return super().perform_job(job, queue)
         finally:
             self.current = None
+            self.slot.end_turn()
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
@@ -132,7 +133,9 @@ class SlotWorker(SimpleWorker):
             if found:
                 self._settle()
             if found and self._stop_requested:
-                self._put_back(*found)
+                self._put_back(*found, at_front=True)
+            elif found and not self.slot.take_turn(found[0].id):
+                self._put_back(*found, at_front=False)
             elif found:
                 found[0].redis_server_version = self.get_redis_server_version()
                 return found
@@ -143,10 +146,10 @@ class SlotWorker(SimpleWorker):
         run: before one is begun that may be somebody's, he gets the time to say so."""
         time.sleep(self.slot.running.unsettled_seconds(self.connection.info("server")["run_id"]))
 
-    def _put_back(self, job: Job, queue: Queue) -> None:
+    def _put_back(self, job: Job, queue: Queue, *, at_front: bool) -> None:
         with self.connection.pipeline() as pipe:
             pipe.lrem(queue.intermediate_queue_key, 1, job.id)
-            queue.push_job_id(job.id, pipeline=pipe, at_front=True)
+            queue.push_job_id(job.id, pipeline=pipe, at_front=at_front)
             pipe.execute()
 
 
@@ -195,4 +198,6 @@ class SlotThread:
                 logger.warning("slot_interrupted slot=%s error=%r", self._name, error)
             except Exception:
                 logger.exception("slot_crashed slot=%s", self._name)
+            if self.worker is not None:
+                self.worker.slot.end_turn()
             self._stopping.wait(1.0)

@@ -15,12 +15,14 @@ from core.janitor import Janitor
 from core.leases import RENEW_EVERY_SECONDS, Leases
 from core.liveness import Liveness
 from core.log import EventLog
+from core.nodes import Nodes
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
 from core.runs import RunStore
 from core.sentences import sentence
 from core.settings import Settings
+from core.taking_turns import TakingTurns
 from worker import jobs
 from worker.recovery import close_dead_slots, end_own, sweep_orphans
 from worker.running import RunningRuns
@@ -63,7 +65,9 @@ class Slots:
             RunQueue(self._redis, settings.log_ttl_seconds),
             self._leases,
         )
-        self._workspaces = Workspaces(settings.state, settings.log_ttl_seconds)
+        self._workspaces = Workspaces(
+            settings.state, settings.workspace_ttl_seconds, settings.workspaces_max_bytes, settings.log_ttl_seconds
+        )
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         self._done = threading.Event()
@@ -113,7 +117,16 @@ class Slots:
             profiles=self._profiles,
             presence=Presence(redis),
             running=self._running,
-            supervisor=Supervisor(settings, self._claude_bin, self._workspaces, self._environ, self._sandbox),
+            workspaces=self._workspaces,
+            taking_turns=TakingTurns(redis),
+            supervisor=Supervisor(
+                settings,
+                self._claude_bin,
+                self._workspaces,
+                Nodes(redis, settings.workspace_ttl_seconds),
+                self._environ,
+                self._sandbox,
+            ),
         )
         return SlotWorker(slot, connect(settings.redis_url, retries=RQ_RETRIES))
 

@@ -16,6 +16,7 @@ from core import events
 from core.errors import AppendRefused, ConfigurationError, LogLost
 from core.events import Cancelled, Completed, Event, Failed, Terminal
 from core.log import Writer
+from core.nodes import Nodes
 from core.profiles import Profile
 from core.run import Run, RunRequest
 from core.settings import Settings
@@ -26,7 +27,8 @@ from worker.deadlines import Deadlines
 from worker.endings import Endings, code_of
 from worker.process import Process
 from worker.sandbox import NO_SANDBOX, Sandbox
-from worker.workspace import Workspaces
+from worker.sessions import Sessions, discard
+from worker.workspace import Folders, Workspaces
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,15 @@ class Task:
     profile: Profile
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What a run was given to work with; `config` is where its CLI keeps its session."""
+
+    folders: Folders
+    answer_file: AnswerFile | None
+    config: Path
+
+
 class Supervisor:
     """Performs runs, one at a time, for one slot."""
 
@@ -79,6 +90,7 @@ class Supervisor:
         settings: Settings,
         claude_bin: str,
         workspaces: Workspaces,
+        nodes: Nodes,
         environ: Mapping[str, str],
         sandbox: Sandbox = NO_SANDBOX,
         clock: Callable[[], float] = time.monotonic,
@@ -86,6 +98,7 @@ class Supervisor:
         self._settings = settings
         self._claude_bin = claude_bin
         self._workspaces = workspaces
+        self._nodes = nodes
         self._environ = environ
         self._sandbox = sandbox
         self._clock = clock
@@ -112,53 +125,69 @@ class Supervisor:
         return ending
 
     def _run(self, task: Task, writer: Writer, stop: Stop) -> Terminal:
-        workspace, private = self._workspaces.open(task.run.id)
-        declared = task.profile.answer_file
-        answer_file = AnswerFile(workspace, declared, task.run.id) if declared else None
         try:
-            process = self._start(task, workspace, private, answer_file)
-            if isinstance(process, Failed):
-                writer.finish(process)
-                return process
-            patience = 0.0
-            try:
-                with stop.waking(process.wake):
-                    ending = self._follow(task, process, writer, stop, answer_file)
-                patience = RESULT_GRACE_SECONDS if isinstance(ending, Completed) else 0.0
-                writer.finish(ending)
-            finally:
-                process.close(self._settings.stop_grace_seconds, patience)
-            return ending
-        finally:
-            self._workspaces.close(task.run.id)
-
-    def _start(self, task: Task, workspace: Path, private: Path, answer_file: AnswerFile | None) -> Process | Failed:
-        run_id = task.run.id
-        try:
-            prepared = command.prepare(
-                run_id,
-                task.request,
-                task.profile,
-                self._claude_bin,
-                private,
-                self._environ,
-                answer_file=answer_file,
-                seen_at=self._sandbox.inside(private),
-                denied_tools=self._sandbox.denied_tools,
-            )
-            confined = self._sandbox.wrap(prepared, workspace=workspace, private=private, profile=task.profile)
-            return Process(
-                confined.argv,
-                stdin=confined.stdin,
-                cwd=workspace,
-                environment=confined.environment,
-                run_id=run_id,
-                farewell=confined.farewell,
-            )
+            process, given = self._start(task)
         except (OSError, ConfigurationError) as error:
-            logger.error("cli_not_started run_id=%s error=%s", run_id, error)
+            logger.error("cli_not_started run_id=%s error=%s", task.run.id, error)
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            return self._endings.failed("cli_missing", reason=f"{reason}.")
+            ending: Terminal = self._endings.failed("cli_missing", reason=f"{reason}.")
+            writer.finish(ending)
+            self._workspaces.close(task.run)
+            return ending
+        patience = 0.0
+        try:
+            with stop.waking(process.wake):
+                ending = self._follow(task, process, writer, stop, given.answer_file)
+            if isinstance(ending, Completed):
+                patience = RESULT_GRACE_SECONDS
+                self._nodes.file(task.run, task.request, writer.answer.text)  # first: who has read the end may ask on
+            writer.finish(ending)
+        finally:
+            process.close(self._settings.stop_grace_seconds, patience)
+            self._put_away(task, given, keep=patience > 0)
+        return ending
+
+    def _start(self, task: Task) -> tuple[Process, "_Given"]:
+        """Raises `OSError` or `ConfigurationError`."""
+        run, profile = task.run, task.profile
+        folders = self._workspaces.open(run, profile.directory)
+        declared = profile.answer_file
+        answer_file = AnswerFile(folders.workspace, declared, run.id) if declared else None
+        prepared = command.prepare(
+            run.id,
+            task.request,
+            profile,
+            self._claude_bin,
+            folders.private,
+            self._environ,
+            answer_file=answer_file,
+            session=_session(run, folders.sessions),
+            lasting=folders.sessions is not None,
+            seen_at=self._sandbox.inside(folders.private),
+            denied_tools=self._sandbox.denied_tools,
+        )
+        confined = self._sandbox.wrap(prepared, workspace=folders.workspace, private=folders.private, profile=profile)
+        process = Process(
+            confined.argv,
+            stdin=confined.stdin,
+            cwd=folders.workspace,
+            environment=confined.environment,
+            run_id=run.id,
+            farewell=confined.farewell,
+        )
+        return process, _Given(folders, answer_file, self._sandbox.config(folders.private, confined.environment))
+
+    def _put_away(self, task: Task, given: "_Given", *, keep: bool) -> None:
+        """Keep the session of a run that completed, and remove what else it leaves."""
+        run_id, sessions = task.run.id, given.folders.sessions
+        if sessions is not None:
+            try:
+                if keep:
+                    sessions.keep(run_id, given.config)
+                discard(run_id, given.config)
+            except OSError as error:  # the next turn gets the history instead
+                logger.warning("session_not_kept run_id=%s error=%s", run_id, error)
+        self._workspaces.close(task.run)
 
     def _follow(
         self, task: Task, process: Process, writer: Writer, stop: Stop, answer_file: AnswerFile | None
@@ -202,6 +231,16 @@ class Supervisor:
             stall_seconds=self._settings.stall_timeout_seconds,
             tool_seconds=self._settings.tool_timeout_seconds,
         )
+
+
+def _session(run: Run, sessions: Sessions | None) -> Path | None:
+    """The session that the run goes on from, if it is to, and if it is here."""
+    if sessions is None or run.place is None or run.place.parent is None:
+        return None
+    session = sessions.of(run.place.parent)
+    if session is None:
+        logger.warning("session_not_here run_id=%s parent=%s", run.id, run.place.parent)
+    return session
 
 
 def _thinking_aloud(new: list[Event]) -> list[Event]:

@@ -1,56 +1,138 @@
-"""The folders of a run below the state folder: where it works, and what it is given. Paths come from ids only."""
+"""The folders below the state folder: where runs work, and what each is given. Paths come from ids only."""
 
 import contextlib
+import hashlib
 import logging
+import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from core.run import Run
+from worker.sessions import Sessions
+from worker.turns import Turn, Turns
 
 logger = logging.getLogger(__name__)
 
 
-class Workspaces:
-    """Makes and removes runs' folders."""
+@dataclass(frozen=True)
+class Folders:
+    """A run's: where it works, what only the CLI should read, and the sessions of its conversation, if it has one."""
 
-    def __init__(self, state: Path, keep_seconds: float) -> None:
-        """`keep_seconds`: how long a workspace with files in it stays after its last change."""
+    workspace: Path
+    private: Path
+    sessions: Sessions | None
+
+
+class Workspaces:
+    """Makes and removes runs' folders.
+
+    Below `workspaces`, each conversation has a folder with its `files`, where its runs work one after the other,
+    and its `sessions`. A run that belongs to none has a workspace that goes with it.
+    """
+
+    def __init__(self, state: Path, keep_seconds: float, max_bytes: int, private_seconds: float = 86400) -> None:
+        """`keep_seconds`: how long a conversation's folder stays after its last run; `max_bytes`: how large all
+        together may grow before the oldest go; `private_seconds`: longer than any run takes."""
         self._workspaces = state / "workspaces"
         self._private = state / "runs"
+        self._turns = Turns(state / "turns")
         self._keep_seconds = keep_seconds
+        self._max_bytes = max_bytes
+        self._private_seconds = private_seconds
 
-    def open(self, run_id: str) -> tuple[Path, Path]:
-        """A fresh working directory, and a folder for what only the CLI should read."""
-        return self._make(self._workspaces, run_id), self._make(self._private, run_id)
+    def turn(self, run: Run, directory: str | None = None) -> Turn | None:
+        """The right to work in the run's workspace; None while another run has it. A profile's `directory` is
+        one workspace for all of its runs."""
+        lasting = directory is not None or run.place is not None
+        return self._turns.take(_name(directory) if directory else _home(run), lasting=lasting)
 
-    def close(self, run_id: str) -> None:
-        """Remove what the run was given, and its workspace if it left nothing there."""
-        shutil.rmtree(self._private / _safe(run_id), ignore_errors=True)
-        workspace = self._workspaces / _safe(run_id)
-        if workspace.exists() and not any(workspace.iterdir()):
-            workspace.rmdir()
+    def open(self, run: Run, directory: str | None = None) -> Folders:
+        """The run's folders, made if need be. It must have its turn. Raises `OSError`."""
+        home = self._workspaces / _home(run)
+        files, private = home / "files", self._private / _safe(run.id)
+        for folder in (files, private):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.utime(home)
+        sessions = Sessions(home / "sessions") if run.place else None
+        return Folders(Path(directory) if directory else files, private, sessions)
+
+    def close(self, run: Run) -> None:
+        """Remove what the run was given, and its workspace if that was its own."""
+        _delete(self._private / _safe(run.id))
+        home = self._workspaces / _home(run)
+        if run.place is None:
+            _delete(home)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(home)
 
     def sweep(self) -> int:
-        """Remove folders that have been kept for long enough, a killed worker's included; returns how many."""
-        removed, now = 0, time.time()
-        for folder in (*self._workspaces.glob("*"), *self._private.glob("*")):
-            with contextlib.suppress(FileNotFoundError):  # another worker on this host sweeps, too
-                if now - folder.stat().st_mtime > self._keep_seconds:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed += 1
+        """Remove conversations that have been left alone for long enough, the oldest ones sooner when all together
+        are too large, and what killed workers left behind; returns how many folders."""
+        now, removed, total = time.time(), 0, 0
+        for folder, age in _by_age(self._private, now):
+            if age > self._private_seconds:
+                _delete(folder)
+                removed += 1
+        for folder, age in _by_age(self._workspaces, now):
+            total += _size(folder)
+            if age > self._keep_seconds or total > self._max_bytes:
+                removed += self._remove(folder)
         if removed:
             logger.info("folders_removed count=%d", removed)
         return removed
 
-    @staticmethod
-    def _make(parent: Path, run_id: str) -> Path:
-        folder = parent / _safe(run_id)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+    def _remove(self, folder: Path) -> bool:
+        """Not while a run works there."""
+        turn = self._turns.take(folder.name, lasting=False)
+        if turn is None:
+            return False
+        _delete(folder)
+        turn.release()
+        return True
+
+
+def _home(run: Run) -> str:
+    return _safe(run.place.conversation if run.place else run.id)
+
+
+def _name(directory: str) -> str:
+    return hashlib.sha256(os.path.realpath(directory).encode()).hexdigest()[:32]
+
+
+def _by_age(parent: Path, now: float) -> Iterator[tuple[Path, float]]:
+    """The folders in `parent` and their ages in seconds, the youngest first."""
+    found = []
+    for folder in parent.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another worker on this host sweeps, too
+            found.append((now - folder.stat().st_mtime, folder))
+    for age, folder in sorted(found):
+        yield folder, age
+
+
+def _delete(folder: Path) -> None:
+    """The folder with all that is in it, where tools may have left folders that nobody can write to."""
+    for parent, _, _ in os.walk(folder):
+        with contextlib.suppress(OSError):
+            os.chmod(parent, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    """What its files occupy, in bytes; links are not followed."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
 
 
 def _safe(run_id: str) -> str:
-    """A run id is 32 hex digits; anything else never becomes a path. Raises `ValueError`."""
+    """An id is 32 hex digits; anything else never becomes a path. Raises `ValueError`."""
     if not re.fullmatch(r"[0-9a-f]{32}", run_id):
         raise ValueError(f"not a run id: {run_id!r}")
     return run_id

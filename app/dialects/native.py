@@ -51,13 +51,15 @@ def reset(last_seq: int) -> bytes:
 class RunBody(msgspec.Struct, frozen=True):
     """The body of `POST /v1/runs`: `prompt`, or `messages` that end with the user's.
 
-    A run that is not to `detach` ends when its last watcher has left.
+    With `parent`, the id of a completed run, `prompt` goes on from there; without a `model`, with its model. A run
+    that is not to `detach` ends when its last watcher has left.
     """
 
     model: str | None = None
     prompt: str | None = None
     system: str = ""
     messages: tuple[Message, ...] = ()
+    parent: str | None = None
     detach: bool = True
 
 
@@ -65,6 +67,8 @@ def parse(body: RunBody, max_prompt_bytes: int) -> RunRequest:
     """What to run. Raises `InvalidRequest` or `TooLarge`, naming the field."""
     if (body.prompt is None) == (not body.messages):
         raise InvalidRequest("Give either 'prompt' or 'messages'.", param="prompt")
+    if body.parent is not None and body.messages:
+        raise InvalidRequest("Give 'prompt' with 'parent': the earlier messages are known.", param="messages")
     messages = body.messages or (Message("user", body.prompt or ""),)
     for i, message in enumerate(messages):
         if message.role not in ("user", "assistant"):
@@ -74,6 +78,14 @@ def parse(body: RunBody, max_prompt_bytes: int) -> RunRequest:
             )
     param = "messages" if body.prompt is None else "prompt"
     return checked(RunRequest(messages=messages, system=body.system), max_prompt_bytes, param)
+
+
+def behind(parent: RunRequest, answer: str, request: RunRequest) -> RunRequest:
+    """The request with all that was said before it: what the parent was asked, and its answer."""
+    asked = parent.messages[:-1] if parent.continues else parent.messages
+    earlier = (*asked, Message("assistant", answer))
+    system = request.system or parent.system
+    return msgspec.structs.replace(request, messages=(*earlier, *request.messages), system=system)
 
 
 def checked(request: RunRequest, max_prompt_bytes: int, param: str = "messages") -> RunRequest:
@@ -100,6 +112,8 @@ def describe(run: Run) -> dict[str, Any]:
         "model": run.model,
         "profile": run.profile,
         "detach": run.detach,
+        "conversation": run.place.conversation if run.place else None,
+        "parent": run.place.parent if run.place else None,
         "created_at": run.created_at,
         "started_at": run.started_at,
         "ended_at": run.ended_at,

@@ -54,6 +54,7 @@ class ChatBody(msgspec.Struct, frozen=True):
     tool_choice: Any = None
     function_call: Any = None
     response_format: Any = None
+    user: str | None = None
 
     @property
     def include_usage(self) -> bool:

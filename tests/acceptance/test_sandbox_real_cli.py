@@ -11,7 +11,7 @@ from rq.command import send_stop_job_command
 from rq.serializers import JSONSerializer
 
 from core.profiles import Profile
-from core.run import Message, RunRequest, new_id
+from core.run import Message, Run, RunRequest, new_id
 from core.settings import Settings
 from tests.conftest import skip_unless_ci
 from tests.deployment import Deployment, chat, eventually
@@ -293,7 +293,9 @@ def test_a_stop_lets_the_cli_end_by_itself(tmp_path: Path, claude_bin: str, api:
     api.script(marker, Turn(bash("true && sleep 316")), Turn(Text("never")))
     confined = _whole(tmp_path, claude_bin) if sandbox == "bwrap" else NoSandbox("for comparison")
     run_id = new_id()
-    workspace, private = Workspaces(tmp_path, 1000).open(run_id)
+    run = Run(id=run_id, owner="alice", profile="agent", model="agent", created_at=1.0)
+    folders = Workspaces(tmp_path, 1000, 1 << 30).open(run)
+    workspace, private = folders.workspace, folders.private
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": api.base_url}
     environ["ANTHROPIC_API_KEY"] = KEY
     profile = Profile(id="agent", model="sonnet", allowed_tools=("Bash",))

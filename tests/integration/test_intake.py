@@ -14,6 +14,7 @@ from core.clients import connect
 from core.errors import IdempotencyConflict
 from core.leases import Leases
 from core.log import EventLog, Writer
+from core.nodes import Nodes
 from core.presence import Presence
 from core.queue import RunQueue
 from core.run import Message, Run, RunRequest, Status, id_of
@@ -31,7 +32,7 @@ def intake(redis: "Redis") -> Intake:
     store, queue = RunStore(redis, 1000), RunQueue(redis, 1000)
     stopper = Stopper(EventLog(redis, 1000), store, queue, Leases(redis))
     attendance = Attendance(Presence(redis), stopper, 3)
-    return Intake(Settings(), profiles.load(MODELS), redis, store, queue, attendance)
+    return Intake(Settings(), profiles.load(MODELS), redis, store, Nodes(redis, 1000), queue, attendance)
 
 
 def submit(here: Intake, key: str = "once", text: str = "What?", owner: str = "alice") -> tuple[Run, bool]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from core.profiles import Profile
+from core.run import Run as Owned
 from core.run import new_id
 from core.settings import Settings
 from tests.conftest import skip_unless_ci
@@ -51,24 +52,25 @@ def sandbox(state: Path) -> Sandbox:
 @pytest.fixture
 def run(sandbox: Sandbox, state: Path) -> Iterator[Run]:
     """Starts a shell script in the sandbox, as a run with folders of its own."""
-    workspaces = Workspaces(state, 1000)
-    started: list[tuple[str, Process]] = []
+    workspaces = Workspaces(state, 1000, 1 << 30)
+    started: list[tuple[Owned, Process]] = []
 
     def run(script: str, profile: Profile = PLAIN, tool: bool = False, **environment: str) -> Process:
-        run_id = new_id()
-        workspace, private = workspaces.open(run_id)
+        owned = Owned(id=new_id(), owner="alice", profile="plain", model="plain", created_at=1.0)
+        folders = workspaces.open(owned)
+        workspace, private = folders.workspace, folders.private
         argv = ("/bin/sh", "-c", '/heartline/tool-shell "$0"', script) if tool else (SHELL, "-c", script)
         command = Command(argv, b"", {"PATH": os.environ["PATH"], **environment})
         confined = sandbox.wrap(command, workspace=workspace, private=private, profile=profile)
-        process = Process(confined.argv, stdin=b"", cwd=workspace, environment=confined.environment, run_id=run_id)
-        started.append((run_id, process))
+        process = Process(confined.argv, stdin=b"", cwd=workspace, environment=confined.environment, run_id=owned.id)
+        started.append((owned, process))
         return process
 
     yield run
-    for run_id, process in started:
+    for owned, process in started:
         process.close(2)
-        workspaces.close(run_id)
-        assert list(marked(run_id)) == []
+        workspaces.close(owned)
+        assert list(marked(owned.id)) == []
 
 
 def output(process: Process) -> str:

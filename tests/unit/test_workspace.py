@@ -1,4 +1,4 @@
-"""A run's folders: only below the state folder, only for as long as they are of use."""
+"""The folders of runs: only below the state folder, shared by a conversation, gone when they are of no more use."""
 
 import os
 import stat
@@ -7,15 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from core.run import new_id
+from core.run import Place, Run, new_id
 from worker.workspace import Workspaces
 
 HOUR = 3600.0
+GIB = 1 << 30
 
 
 @pytest.fixture
 def workspaces(folder: Path) -> Workspaces:
-    return Workspaces(folder, HOUR)
+    return Workspaces(folder, HOUR, GIB)
+
+
+def run(conversation: str | None = None, run_id: str | None = None) -> Run:
+    """A run of a conversation, or one that belongs to none."""
+    place = Place(conversation=conversation) if conversation else None
+    return Run(id=run_id or new_id(), owner="alice", profile="agent", model="agent", created_at=1.0, place=place)
 
 
 def age(path: Path, seconds: float) -> None:
@@ -23,109 +30,177 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (then, then), follow_symlinks=False)
 
 
+def everything(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.parent != folder)
+
+
 def test_a_run_gets_two_folders_below_the_state_folder(workspaces: Workspaces, folder: Path) -> None:
-    run_id = new_id()
-    opened = workspaces.open(run_id)
-    assert opened == (folder / "workspaces" / run_id, folder / "runs" / run_id)
-    assert all(each.is_dir() for each in opened)
+    alone = run()
+    opened = workspaces.open(alone)
+    assert opened.workspace == folder / "workspaces" / alone.id / "files"
+    assert opened.private == folder / "runs" / alone.id
+    assert opened.workspace.is_dir()
+    assert opened.private.is_dir()
+    assert opened.sessions is None
 
 
 def test_only_the_workers_user_can_look_into_them(workspaces: Workspaces) -> None:
-    assert [stat.S_IMODE(each.stat().st_mode) for each in workspaces.open(new_id())] == [0o700, 0o700]
+    opened = workspaces.open(run(new_id()))
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (opened.workspace, opened.private)] == [0o700, 0o700]
 
 
-def test_two_runs_share_nothing(workspaces: Workspaces) -> None:
-    assert not set(workspaces.open(new_id())) & set(workspaces.open(new_id()))
+def test_runs_of_one_conversation_share_a_workspace_and_nothing_else(workspaces: Workspaces) -> None:
+    conversation = new_id()
+    first, second = workspaces.open(run(conversation)), workspaces.open(run(conversation))
+    assert first.workspace == second.workspace
+    assert first.private != second.private
+    assert workspaces.open(run(new_id())).workspace != first.workspace
 
 
 @pytest.mark.parametrize(
-    "run_id",
+    "name",
     [
         "", ".", "..", "../" * 10 + "ab", "/etc/passwd", "a" * 31, "a" * 33, "a" * 31 + "/", "a" * 31 + ".",
         "a" * 31 + "\n", "a" * 31 + "\0", "ä" * 32, "٣" * 32, "z" * 32, "0123456789abcdef0123456789abcde-",
     ],
 )  # fmt: skip
-def test_what_is_no_run_id_never_becomes_a_path(workspaces: Workspaces, folder: Path, run_id: str) -> None:
-    with pytest.raises(ValueError, match="not a run id"):
-        workspaces.open(run_id)
-    with pytest.raises(ValueError, match="not a run id"):
-        workspaces.close(run_id)
+def test_what_is_no_id_never_becomes_a_path(workspaces: Workspaces, folder: Path, name: str) -> None:
+    wrong = Run(id=name, owner="alice", profile="agent", model="agent", created_at=1.0)
+    placed = Run(id=name, owner="a", profile="a", model="a", created_at=1.0, place=Place(conversation=name))
+    for each in (wrong, placed):
+        with pytest.raises(ValueError, match="not a run id"):
+            workspaces.open(each)
+        with pytest.raises(ValueError, match="not a run id"):
+            workspaces.close(each)
     assert list(folder.rglob("*")) == []
 
 
-def test_closing_removes_what_the_run_was_given_and_an_empty_workspace(workspaces: Workspaces, folder: Path) -> None:
-    run_id = new_id()
-    _, private = workspaces.open(run_id)
-    (private / "history.jsonl").write_text("secret")
-    workspaces.close(run_id)
-    assert list((folder / "runs").iterdir()) == []
-    assert list((folder / "workspaces").iterdir()) == []
+def test_closing_removes_what_the_run_was_given_and_leaves_the_conversation_its_files(
+    workspaces: Workspaces, folder: Path
+) -> None:
+    one = run(new_id())
+    opened = workspaces.open(one)
+    (opened.private / "session.jsonl").write_text("secret")
+    (opened.workspace / "made").write_text("by the agent")
+    other = workspaces.open(run(new_id()))
+    workspaces.close(one)
+    assert not opened.private.exists()
+    assert (opened.workspace / "made").read_text() == "by the agent"
+    assert other.private.is_dir()
+    workspaces.close(one)  # twice is no error
 
 
-def test_closing_keeps_what_the_run_has_made(workspaces: Workspaces) -> None:
-    run_id = new_id()
-    workspace, private = workspaces.open(run_id)
-    (workspace / "answer.txt").write_text("42")
-    workspaces.close(run_id)
-    assert (workspace / "answer.txt").read_text() == "42"
-    assert not private.exists()
+def test_closing_a_run_that_belongs_to_no_conversation_leaves_nothing(workspaces: Workspaces, folder: Path) -> None:
+    alone = run()
+    opened = workspaces.open(alone)
+    locked = opened.workspace / "locked"
+    locked.mkdir()
+    (locked / "file").write_text("x")
+    locked.chmod(0o500)  # as some tools leave their caches
+    workspaces.close(alone)
+    assert everything(folder) == []
+    workspaces.close(run())  # never opened
 
 
-def test_closing_leaves_other_runs_alone(workspaces: Workspaces) -> None:
-    mine, other = new_id(), new_id()
-    kept = workspaces.open(other)
-    workspaces.open(mine)
-    workspaces.close(mine)
-    assert all(each.is_dir() for each in kept)
+def test_a_fixed_directory_is_worked_in_and_never_removed(workspaces: Workspaces, folder: Path) -> None:
+    directory = folder / "repository"
+    directory.mkdir()
+    one = run()
+    assert workspaces.open(one, str(directory)).workspace == directory
+    workspaces.close(one)
+    assert directory.is_dir()
 
 
-def test_closing_twice_or_unopened_is_no_error(workspaces: Workspaces) -> None:
-    run_id = new_id()
-    workspaces.open(run_id)
-    workspaces.close(run_id)
-    workspaces.close(run_id)
-    workspaces.close(new_id())
+# Turns.
+
+
+def test_runs_of_one_conversation_take_turns(workspaces: Workspaces) -> None:
+    conversation = new_id()
+    turn = workspaces.turn(run(conversation))
+    assert turn is not None
+    assert workspaces.turn(run(conversation)) is None
+    elsewhere = workspaces.turn(run(new_id()))
+    assert elsewhere is not None
+    elsewhere.release()
+    turn.release()
+    again = workspaces.turn(run(conversation))
+    assert again is not None
+    again.release()
+
+
+def test_runs_in_one_directory_take_turns_whatever_their_conversation(workspaces: Workspaces, folder: Path) -> None:
+    (folder / "link").symlink_to(folder)
+    turn = workspaces.turn(run(new_id()), str(folder))
+    assert turn is not None
+    assert workspaces.turn(run(), str(folder / "link")) is None
+    turn.release()
+
+
+def test_the_turn_of_a_run_that_stands_alone_leaves_nothing(workspaces: Workspaces, folder: Path) -> None:
+    turn = workspaces.turn(run())
+    assert turn is not None
+    turn.release()
+    assert everything(folder) == []
+
+
+# Sweeping.
 
 
 def test_sweeping_removes_only_what_is_old(workspaces: Workspaces) -> None:
-    old, young = workspaces.open(new_id())[0], workspaces.open(new_id())[0]
-    for each in (old, young):
-        (each / "file").write_text("x")
-    age(old, HOUR + 60)
+    old, young = run(new_id()), run(new_id())
+    first, second = workspaces.open(old), workspaces.open(young)
+    age(first.workspace.parent, HOUR + 60)
+    age(second.workspace.parent, HOUR - 60)
     assert workspaces.sweep() == 1
-    assert not old.exists()
-    assert young.exists()
+    assert not first.workspace.exists()
+    assert second.workspace.exists()
+
+
+def test_sweeping_removes_the_oldest_when_all_together_are_too_large(folder: Path) -> None:
+    workspaces = Workspaces(folder, HOUR, 5 << 19)
+    opened = []
+    for number in range(4):
+        made = workspaces.open(run(new_id()))
+        (made.workspace / "file").write_bytes(os.urandom(1 << 20))
+        age(made.workspace.parent, 100 * (number + 1))
+        opened.append(made.workspace)
+    workspaces.sweep()
+    assert [each.exists() for each in opened] == [True, True, False, False]
+
+
+def test_sweeping_leaves_a_workspace_in_which_a_run_is_at_work(workspaces: Workspaces, folder: Path) -> None:
+    one = run(new_id())
+    opened = workspaces.open(one)
+    age(opened.workspace.parent, 2 * HOUR)
+    turn = workspaces.turn(one)
+    assert turn is not None
+    assert workspaces.sweep() == 0
+    turn.release()
+    workspaces.close(one)
+    age(opened.workspace.parent, 2 * HOUR)
+    assert workspaces.sweep() == 1
+    assert everything(folder) == []  # its lock is gone, too
 
 
 def test_sweeping_nothing_is_no_error(workspaces: Workspaces) -> None:
     assert workspaces.sweep() == 0
 
 
-def test_sweeping_follows_no_link_out_of_the_state_folder(
-    workspaces: Workspaces, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    outside = tmp_path_factory.mktemp("outside")
-    (outside / "precious").write_text("x")
-    workspace = workspaces.open(new_id())[0]
-    (workspace / "link").symlink_to(outside)
-    age(workspace, HOUR + 60)
+def test_sweeping_follows_no_link(workspaces: Workspaces, tmp_path_factory: pytest.TempPathFactory) -> None:
+    precious = tmp_path_factory.mktemp("precious")
+    (precious / "file").write_text("x")
+    opened = workspaces.open(run(new_id()))
+    (opened.workspace / "link").symlink_to(precious)
+    age(opened.workspace.parent, 2 * HOUR)
     assert workspaces.sweep() == 1
-    assert (outside / "precious").exists()
+    assert (precious / "file").exists()
 
 
-def test_sweeping_survives_what_vanishes_meanwhile(workspaces: Workspaces, folder: Path) -> None:
-    """A workspace that another slot closes between the listing and the look: here, a link to nowhere."""
-    old = workspaces.open(new_id())[0]
-    (old.parent / new_id()).symlink_to(folder / "gone")
-    age(old, HOUR + 60)
-    assert workspaces.sweep() >= 1
-    assert not old.exists()
-
-
-def test_sweeping_removes_what_a_killed_worker_left_of_the_runs_secrets(workspaces: Workspaces) -> None:
-    workspace, private = workspaces.open(new_id())
-    (private / "history.jsonl").write_text("secret")
-    age(workspace, HOUR + 60)
-    age(private, HOUR + 60)
-    workspaces.sweep()
-    assert not private.exists()
+def test_sweeping_removes_what_a_killed_worker_left_of_the_runs_secrets(folder: Path) -> None:
+    workspaces = Workspaces(folder, 100 * HOUR, GIB, private_seconds=HOUR)
+    opened = workspaces.open(run(new_id()))
+    (opened.private / "system-prompt.txt").write_text("secret")
+    age(opened.private, HOUR + 60)
+    assert workspaces.sweep() == 1
+    assert not opened.private.exists()
+    assert opened.workspace.exists()
