@@ -9,7 +9,7 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ Json = dict[str, Any]
 
 START_SECONDS = 180.0  # the first start of a machine compiles some hundred modules
 ANSWER_SECONDS = 60.0
+GLANCE_SECONDS = 0.1  # Open WebUI has one thread for everybody
 TASKS = {"title_generation": True, "tags_generation": True, "follow_up_generation": True}
 HEADERS = {
     "X-OpenWebUI-Chat-Id": "{{CHAT_ID}}",
@@ -54,6 +55,9 @@ class Message:
 
     def __init__(self, stored: Json) -> None:
         self.stored = stored
+
+    def __repr__(self) -> str:
+        return f"Message(done={self.done}, blocks={self.blocks}, error={self.error!r}, statuses={self.statuses})"
 
     @property
     def done(self) -> bool:
@@ -263,13 +267,22 @@ class Chat:
         body = {"assistant_message_id": turn.message_id}
         return self._request(self.stored(turn.user_message_id), [turn.message_id], **body)
 
-    def rewrite(self, turn: Turn, text: str) -> None:
-        """Change the text of an answer by hand."""
-        chat = self.web.get(f"/api/v1/chats/{self.id}")["chat"]
-        message = chat["history"]["messages"][turn.message_id]
-        message["originalContent"], message["content"] = message["content"], text
-        message.pop("output", None)
-        self.web.post(f"/api/v1/chats/{self.id}", {"chat": {"history": chat["history"]}})
+    def rewrite(self, turn: Turn, text: str, *, copy: bool = False) -> Turn:
+        """Change the text of an answer by hand, in its place or as a copy beside it; its cards stay."""
+        history = self.web.get(f"/api/v1/chats/{self.id}")["chat"]["history"]
+        messages = history["messages"]
+        old = messages[turn.message_id]
+        output = [{**item, "content": [{"type": "output_text", "text": text}]} if item["type"] == "message" else item
+                  for item in old["output"]]  # fmt: skip
+        if copy:
+            new = {**old, "id": str(uuid.uuid4()), "childrenIds": [], "content": text, "output": output}
+            messages[turn.user_message_id]["childrenIds"].append(new["id"])
+            history["currentId"] = new["id"]
+        else:
+            new = {**old, "originalContent": old["content"], "content": text, "output": output}
+        messages[new["id"]] = new
+        self.web.post(f"/api/v1/chats/{self.id}", {"chat": {"history": history}})
+        return Turn(turn.user_message_id, (new["id"],), ())
 
     def stop(self) -> None:
         self.web.post(f"/api/tasks/chat/{self.id}/stop", {})
@@ -295,26 +308,22 @@ class Chat:
 
     def answer(self, turn: Turn, index: int = 0, seconds: float = ANSWER_SECONDS) -> Message:
         """The answer at its end. Fails when it does not end within `seconds`."""
+        return self.when(turn, lambda message: message.done, seconds, index)
 
-        def done() -> Message | None:
-            message = self.message(turn, index)
-            return message if message.done else None
+    def when(
+        self, turn: Turn, look: Callable[[Message], object], seconds: float = ANSWER_SECONDS, index: int = 0
+    ) -> Message:
+        """The answer as soon as `look` is true of it."""
+        deadline = time.monotonic() + seconds
+        while not look(message := self.message(turn, index)):
+            assert time.monotonic() < deadline, f"after {seconds} s the answer is still {message}"
+            time.sleep(GLANCE_SECONDS)
+        return message
 
-        return eventually(_slowly(done), seconds, f"the answer in chat {self.id} ends")
-
-    def when(self, turn: Turn, look: Any, seconds: float = ANSWER_SECONDS, index: int = 0) -> Message:
-        """The answer as soon as `look(message)` is true."""
-
-        def seen() -> Message | None:
-            message = self.message(turn, index)
-            return message if look(message) else None
-
-        return eventually(_slowly(seen), seconds, f"seen in chat {self.id}")
-
-    def settled(self, seconds: float = ANSWER_SECONDS) -> None:
+    def settled(self) -> None:
         """Wait until nothing works for this chat any more, background tasks included."""
         path = f"/api/tasks/chat/{self.id}"
-        eventually(_slowly(lambda: not self.web.get(path)["task_ids"]), seconds, f"chat {self.id} is at rest")
+        eventually(lambda: not self.web.get(path)["task_ids"], ANSWER_SECONDS, f"chat {self.id} is at rest")
 
     # --- what the browser sends -------------------------------------------------------------------
 
@@ -364,15 +373,3 @@ class Chat:
 def _configs(headers: Mapping[str, str]) -> str:
     """OPENAI_API_CONFIGS for the first connection."""
     return json.dumps({"0": {"headers": dict(headers)}})
-
-
-def _slowly(look: Any, seconds: float = 0.1) -> Any:
-    """The same look, not more often than a browser would: Open WebUI has one thread for everybody."""
-
-    def looked() -> Any:
-        found = look()
-        if not found:
-            time.sleep(seconds)
-        return found
-
-    return looked

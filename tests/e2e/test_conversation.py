@@ -187,18 +187,30 @@ def test_continue_goes_on_in_the_same_message(stage: Stage) -> None:
     assert heard.count("Once upon") == 1
 
 
-def test_an_answer_that_the_user_has_changed_is_what_the_model_is_shown(stage: Stage) -> None:
-    stage.api.script("name a colour", Turn(Text("It is red.")))
-    stage.api.script("which colour was it", Turn(Text("Blue.")))
+@pytest.mark.parametrize("how", ["in its place", "as a copy"])
+def test_an_answer_that_the_user_has_changed_is_what_the_model_is_shown(stage: Stage, how: str) -> None:
+    stage.api.script(f"{how}: name a colour", Turn(Text("It is red.")))
+    stage.api.script(f"{how}: which colour was it", Turn(Text("Blue.")))
     chat = stage.web.chat("agent")
-    turn = chat.ask("name a colour")
+    turn = chat.ask(f"{how}: name a colour")
     chat.answer(turn)
     chat.settled()
-    chat.rewrite(turn, "It is blue.")
-    assert chat.answer(chat.ask("which colour was it", after=turn)).text == "Blue."
-    turns = stage.asked("which colour was it")
+    turn = chat.rewrite(turn, "It is blue.", copy=how == "as a copy")
+    assert chat.message(turn).text == "It is blue."
+    assert chat.answer(chat.ask(f"{how}: which colour was it", after=turn)).text == "Blue."
+    turns = stage.asked(f"{how}: which colour was it")
     assert "It is blue." in said(turns, "assistant")
-    assert "red" not in json.dumps(turns)
+    assert "red" not in said(turns, "assistant")
+
+
+def test_an_answer_with_a_card_that_the_user_has_changed_keeps_what_the_tool_did(stage: Stage) -> None:
+    chat, first = remembering(stage, "changed")
+    stage.api.script("what did you note", Turn(Text("What you say.")))
+    turn = chat.rewrite(first, "I have noted nothing.")
+    chat.answer(chat.ask("what did you note", after=turn))
+    turns = stage.asked("what did you note")
+    assert "I have noted nothing." in said(turns, "assistant")
+    assert "I have noted it." not in said(turns, "assistant")
 
 
 def test_two_models_side_by_side_have_folders_and_sessions_of_their_own(stage: Stage) -> None:
