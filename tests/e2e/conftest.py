@@ -14,7 +14,7 @@ from tests.deployment import DEPLOYMENT, KEYS, Deployment
 from tests.doubles.anthropic_api import ScriptedApi, Text, Turn
 from tests.e2e import caddy, openwebui
 from tests.e2e.caddy import Caddy
-from tests.e2e.openwebui import OpenWebUI
+from tests.e2e.openwebui import Connection, OpenWebUI
 from worker.process import MARK
 
 Json = dict[str, Any]
@@ -37,16 +37,16 @@ class Stage:
     web: OpenWebUI
     seen: set[str] = field(default_factory=set)
 
-    def all_runs(self) -> list[Json]:
-        """The latest runs of Open WebUI's key, the newest first."""
-        with self.heartline.http() as client:
+    def all_runs(self, owner: str = "alice") -> list[Json]:
+        """The latest runs of a key, the newest first."""
+        with self.heartline.http(owner) as client:
             found: list[Json] = client.get("/v1/runs", params={"limit": 100}).json()["data"]
             return found
 
-    def runs(self, profile: str = "") -> list[Json]:
-        """This test's runs, the oldest first."""
-        new = [run for run in self.all_runs() if run["id"] not in self.seen]
-        return [self.heartline.run(run["id"]) for run in reversed(new) if profile in ("", run["profile"])]
+    def runs(self, profile: str, owner: str = "alice") -> list[Json]:
+        """This test's runs of a profile, the oldest first."""
+        new = [run for run in self.all_runs(owner) if run["id"] not in self.seen and run["profile"] == profile]
+        return [self.heartline.run(run["id"], owner) for run in reversed(new)]
 
     def run(self, profile: str = "agent") -> Json:
         """This test's only run of a profile."""
@@ -55,10 +55,11 @@ class Stage:
         return found[0]
 
     def cancel_all(self) -> None:
-        with self.heartline.http() as client:
-            for run in self.all_runs():
-                if run["ended_at"] is None:
-                    client.post(f"/v1/runs/{run['id']}/cancel")
+        for owner in KEYS:
+            with self.heartline.http(owner) as client:
+                for run in self.all_runs(owner):
+                    if run["ended_at"] is None:
+                        client.post(f"/v1/runs/{run['id']}/cancel")
 
     def asked(self, marker: str) -> list[Json]:
         """What the model was shown in its last request for `marker`: the turns, each with a list of blocks."""
@@ -69,7 +70,7 @@ class Stage:
         ]
 
     def processes(self, run_id: str) -> list[psutil.Process]:
-        """What of a run is alive, the eldest first."""
+        """What of a run is alive."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -79,6 +80,11 @@ class Stage:
             except psutil.Error:
                 continue
         return found
+
+    def kill_cli(self, run_id: str) -> None:
+        """End the CLI of a run as the kernel does when memory is short: the CLI, not what confines it."""
+        about = [process for process in self.processes(run_id) if "stream-json" in process.cmdline()]
+        max(about, key=lambda process: process.create_time()).kill()
 
 
 def _blocks(content: str | list[Json]) -> list[Json]:
@@ -118,7 +124,11 @@ def _stage(tmp_path_factory: pytest.TempPathFactory, claude_bin: str) -> Iterato
             disconnect_grace_seconds=1,
         ) as heartline,
         Caddy(folder / "caddy", [replica.url for replica in heartline.replicas]) as proxy,
-        OpenWebUI(folder / "web", f"{proxy.url}/v1", KEYS["alice"]) as web,
+        OpenWebUI(
+            folder / "web",
+            Connection(f"{proxy.url}/v1", KEYS["alice"]),
+            Connection(f"{proxy.url}/v1", KEYS["bob"], headers={}, prefix="plain"),
+        ) as web,
     ):
         for beginning, answer in TASKS.items():
             api.script(beginning, Turn(Text(answer)))
@@ -128,7 +138,7 @@ def _stage(tmp_path_factory: pytest.TempPathFactory, claude_bin: str) -> Iterato
 @pytest.fixture
 def stage(_stage: Stage) -> Iterator[Stage]:
     """The stage with nothing going on, before and after."""
-    _stage.seen = {run["id"] for run in _stage.all_runs()}
+    _stage.seen = {run["id"] for owner in KEYS for run in _stage.all_runs(owner)}
     yield _stage
     left = _stage.heartline.marked_processes()
     _stage.cancel_all()  # so that one failure does not make others

@@ -10,7 +10,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,10 +124,23 @@ class Message:
         return list(self.stored.get("followUps") or [])
 
 
-class OpenWebUI:
-    """`with OpenWebUI(folder, "http://…/v1", key) as web: web.chat("agent").ask("…")`"""
+@dataclass(frozen=True)
+class Connection:
+    """An entry of Open WebUI's Admin settings → Connections. The prefix is put before its models' ids."""
 
-    def __init__(self, folder: Path, base_url: str, key: str, environment: Mapping[str, str] | None = None) -> None:
+    base_url: str
+    key: str
+    headers: Mapping[str, str] = field(default_factory=lambda: HEADERS)
+    prefix: str = ""
+
+    def config(self) -> Json:
+        return {"headers": dict(self.headers), **({"prefix_id": self.prefix} if self.prefix else {})}
+
+
+class OpenWebUI:
+    """`with OpenWebUI(folder, Connection("http://…/v1", key)) as web: web.chat("agent").ask("…")`"""
+
+    def __init__(self, folder: Path, *connections: Connection) -> None:
         self.folder = folder
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
@@ -148,10 +161,9 @@ class OpenWebUI:
             "ENABLE_PERSISTENT_CONFIG": "False",
             "RAG_EMBEDDING_ENGINE": "openai",
             "BYPASS_EMBEDDING_AND_RETRIEVAL": "true",
-            "OPENAI_API_BASE_URLS": base_url,
-            "OPENAI_API_KEYS": key,
-            "OPENAI_API_CONFIGS": _configs(HEADERS),
-            **(environment or {}),
+            "OPENAI_API_BASE_URLS": ";".join(connection.base_url for connection in connections),
+            "OPENAI_API_KEYS": ";".join(connection.key for connection in connections),
+            "OPENAI_API_CONFIGS": json.dumps({str(n): each.config() for n, each in enumerate(connections)}),
         }
 
     def __enter__(self) -> "OpenWebUI":
@@ -368,8 +380,3 @@ class Chat:
         assert "task_ids" in (answer or {}), answer
         self.id = answer["chat_id"]
         return Turn(user_message["id"], tuple(message_ids), tuple(answer["task_ids"]))
-
-
-def _configs(headers: Mapping[str, str]) -> str:
-    """OPENAI_API_CONFIGS for the first connection."""
-    return json.dumps({"0": {"headers": dict(headers)}})

@@ -58,9 +58,8 @@ def test_a_first_chat_is_one_agent_run_and_gets_title_tags_and_follow_ups(stage:
     assert eventually(lambda: chat.tags) == ["arithmetic", "numbers"]
     assert eventually(lambda: chat.message(turn).follow_ups) == ["And seven times?"]
     assert len(stage.api.requests_for("six times seven")) == 2
-    assert [run["profile"] for run in stage.runs()].count("agent") == 1
-    assert [run["profile"] for run in stage.runs()].count("task") == 3
-    assert len(stage.runs()) == 4
+    assert len(stage.runs("agent")) == 1
+    assert len(stage.runs("task")) == 3
 
 
 def test_usage_is_what_the_cli_counted(stage: Stage) -> None:
@@ -100,6 +99,26 @@ def test_a_second_turn_remembers_and_reuses_the_session(stage: Stage) -> None:
     before, after = stage.runs("agent")
     assert after["parent"] == before["id"]
     assert after["conversation"] == before["conversation"]
+
+
+def test_without_the_headers_the_history_tells_where_a_question_belongs(stage: Stage) -> None:
+    stage.api.script(
+        "plain: note the number",
+        Turn(ToolUse("Bash", {"command": "echo plain-4711 > number; echo noted"})),
+        Turn(Text("I have noted it, plainly.")),
+    )
+    stage.api.script("plain: read it", Turn(ToolUse("Bash", {"command": "cat number"})), Turn(Text("4711.")))
+    chat = stage.web.chat("plain.agent")
+    first = chat.ask("plain: note the number")
+    assert chat.answer(first).text == "I have noted it, plainly."
+    chat.settled()
+    assert eventually(lambda: chat.title != "New Chat" and chat.title) == "Six times seven"
+    assert chat.answer(chat.ask("plain: read it", after=first)).text == "4711."
+    assert "plain-4711" in json.dumps(stage.asked("plain: read it"))
+    before, after = stage.runs("agent", "bob")
+    assert after["parent"] == before["id"]
+    chat.settled()
+    assert len(stage.runs("task", "bob")) == 4
 
 
 def test_a_third_turn_holds_each_turn_once(stage: Stage) -> None:

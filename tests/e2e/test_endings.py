@@ -43,8 +43,7 @@ def test_a_cli_that_is_killed_in_mid_answer_ends_it_with_a_sentence(stage: Stage
     turn = chat.ask("half an answer")
     chat.when(turn, lambda message: message.text == "Half of it")
     run = stage.run()
-    for process in stage.processes(run["id"]):
-        process.kill()
+    stage.kill_cli(run["id"])
     answer = chat.answer(turn)
     assert answer.text == "Half of it"
     assert answer.error
@@ -59,8 +58,7 @@ def test_a_cli_that_is_killed_in_mid_tool_leaves_no_open_card(stage: Stage) -> N
     chat = stage.web.chat("agent")
     turn = chat.ask("a tool that ends badly")
     eventually(lambda: sleeping("4302"))
-    for process in stage.processes(stage.run()["id"]):
-        process.kill()
+    stage.kill_cli(stage.run()["id"])
     answer = chat.answer(turn)
     assert answer.error
     assert [card.output is not None for card in answer.cards] == [True]
