@@ -1,5 +1,6 @@
 """POST /v1/chat/completions: a question in, the answer as a stream or whole."""
 
+import time
 from collections.abc import Iterator
 from itertools import chain
 
@@ -7,7 +8,7 @@ import gevent
 import msgspec
 from flask import Blueprint, Response, g, request
 
-from app import sse
+from app import sse, tasks
 from app.auth import required
 from app.client import Client
 from app.dialects.openai_chat import ChatStream, completion, error_object
@@ -19,8 +20,8 @@ from app.services import Services
 from app.whole import Silent, Whole
 from core.clients import AWAY
 from core.errors import HeartlineError
-from core.events import Completed, Failed
-from core.run import Run
+from core.events import Completed, Failed, Text, stamp
+from core.run import Lane, Run, RunRequest, new_id
 from core.sentences import sentence
 
 
@@ -32,25 +33,31 @@ def routes(services: Services) -> Blueprint:
     @required(services.api_keys)
     def create() -> Response:
         body = read_body(request, ChatBody)
+        asked = parse(body, settings)
+        task = task_of(body, asked)
+        if task is not None and services.profiles.task is None:
+            return at_once(body, tasks.plain_answer(task, asked))
         run, _ = services.intake.submit(
             g.owner,
             body.model,
-            parse(body, settings.max_prompt_bytes),
+            asked,
             detach=wants_detach(request),
             origin=origin_of(request, body.user),
             idempotency_key=idempotency_key(request),
+            task=task is not None,
         )
         return streamed(run, body.include_usage) if body.stream else whole(run)
 
     def streamed(run: Run, include_usage: bool) -> Response:
+        is_read_by_people = run.lane is not Lane.TASKS
         dialect = ChatStream(
             run_id=run.id,
             created=int(run.created_at),
             model=run.model,
             label=services.profiles.get(run.profile).label,
             include_usage=include_usage,
-            progress="text" if settings.progress == "text" else "none",
-            heartbeat_style=settings.heartbeat_style,
+            progress="text" if settings.progress == "text" and is_read_by_people else "none",
+            heartbeat_style=settings.heartbeat_style if is_read_by_people else "comment",
             language=settings.language,
         )
         stream = services.relay.stream(run, dialect, client=Client.of(request))
@@ -86,6 +93,28 @@ def routes(services: Services) -> Blueprint:
                 gevent.sleep(RETRY_SECONDS)
 
     return blueprint
+
+
+def task_of(body: ChatBody, asked: RunRequest) -> str | None:
+    """The name of the task that the current request is, or None."""
+    header = request.headers.get(tasks.HEADER, "")
+    return tasks.recognise(header, asked, streams=bool(body.stream), has_tools=bool(body.tools))
+
+
+def at_once(body: ChatBody, text: str) -> Response:
+    """An answer without a run: neither Redis nor a worker is asked."""
+    run = Run(id=new_id(), owner="", profile="", model=body.model or "", created_at=time.time())
+    if not body.stream:
+        return Response(msgspec.json.encode(completion(run, text, Completed())), mimetype="application/json")
+    dialect = ChatStream(run.id, int(run.created_at), run.model, label="", include_usage=body.include_usage)
+    chunks = [
+        dialect.opening(resumed=False),
+        dialect.render(stamp(Text(text=text), run.id, 1, run.created_at), b""),
+        dialect.render(stamp(Completed(), run.id, 2, run.created_at), b""),
+    ]
+    headers = sse.headers(run.id)
+    del headers["X-Run-Id"]  # there is none to look up
+    return Response(b"".join(chunks), headers=headers)
 
 
 def outcome(services: Services, run: Run) -> tuple[bytes, HeartlineError | None]:

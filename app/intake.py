@@ -20,7 +20,7 @@ from core.errors import InvalidRequest, TooManyRuns, Unavailable
 from core.nodes import Nodes
 from core.profiles import Profile, Profiles
 from core.queue import RunQueue
-from core.run import Place, Run, RunRequest, id_of, new_id
+from core.run import Lane, Place, Run, RunRequest, id_of, new_id
 from core.runs import RunStore
 from core.settings import Settings
 
@@ -62,15 +62,17 @@ class Intake:
         origin: Origin | None = None,
         parent: Run | None = None,
         idempotency_key: str = "",
+        task: bool = False,
     ) -> tuple[Run, bool]:
         """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
         used before it is the run of then. Its place in a conversation is behind `parent`, or where `origin` and
-        the request's history say.
+        the request's history say. A task runs on the task profile, whatever `model` says; where there is none, it
+        is a request like others.
 
         Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, `Unavailable`, or redis-py's errors when
         Redis is away.
         """
-        profile = self._profiles.choose(model)
+        profile = (self._profiles.task if task else None) or self._profiles.choose(model)
         run = Run(
             id=id_of(owner, idempotency_key) if idempotency_key else new_id(),
             owner=owner,
@@ -78,11 +80,12 @@ class Intake:
             model=model or profile.id,
             created_at=time.time(),
             detach=detach or profile.detach,
+            lane=Lane.TASKS if self._profiles.is_task(profile.id) else Lane.RUNS,
         )
         fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest() if idempotency_key else ""
         if idempotency_key and (known := self._store.made_before(run, fingerprint)):
             return known, False
-        self._refuse_when_full(owner)
+        self._refuse_when_full(owner, run.lane)
         place, why = self._place(run, profile, request, origin or Origin(), parent)
         run = msgspec.structs.replace(run, place=place)
         if not run.detach:
@@ -109,7 +112,7 @@ class Intake:
         self, run: Run, profile: Profile, request: RunRequest, origin: Origin, parent: Run | None
     ) -> tuple[Place | None, str]:
         """The run's place in its conversation, and in one word why it is there."""
-        if profile.runner == "diagnostic":
+        if profile.runner == "diagnostic" or run.lane is Lane.TASKS:
             return None, "none"
         if parent is None:
             return self._nodes.place(run.id, run.owner, profile.id, request, origin)
@@ -117,12 +120,12 @@ class Intake:
             return Place(conversation=run.id), "another_model"
         return Place(conversation=parent.place.conversation, parent=parent.id), "session"
 
-    def _refuse_when_full(self, owner: str) -> None:
+    def _refuse_when_full(self, owner: str, lane: Lane) -> None:
         """Waiting runs beyond the limits are not taken in: they would only time out in the queue."""
-        if self._queue.length() >= self._settings.max_queued_runs:
+        if self._queue.length(lane) >= self._settings.max_queued_runs:
             raise TooManyRuns
         limit = self._settings.max_queued_runs_per_key
-        if self._store.waiting(owner, limit) >= limit:
+        if self._store.waiting(owner, lane, limit) >= limit:
             raise TooManyRuns(f"{limit} of your runs are waiting already. Please try again when some have started.")
 
 

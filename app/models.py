@@ -15,12 +15,12 @@ def routes(services: Services) -> Blueprint:
     @blueprint.get("/v1/models")
     @required(services.api_keys)
     def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [describe(profile) for profile in services.profiles.profiles]}
+        return {"object": "list", "data": [describe(profile) for profile in services.profiles.offered]}
 
     @blueprint.get("/v1/models/<path:model_id>")
     @required(services.api_keys)
     def show(model_id: str) -> dict[str, Any]:
-        return describe(services.profiles.get(model_id))
+        return describe(services.profiles.offer(model_id))
 
     return blueprint
 

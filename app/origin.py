@@ -10,8 +10,9 @@ _SHARED_CHATS = ("temporary:", "local:")
 
 
 def origin_of(request: Request, user: str | None = None) -> Origin:
-    """`user` is what the body says, for clients that send no headers."""
-    chat = _header(request, "Chat-Id")
+    """`user` is what the body says, for clients that send no headers. What is asked beside a chat, for a title or a
+    merged answer, is no part of it."""
+    chat = "" if _header(request, "Task") else _header(request, "Chat-Id")
     return Origin(
         user=_header(request, "User-Id") or user or "",
         chat="" if chat.startswith(_SHARED_CHATS) else chat,

@@ -22,7 +22,7 @@ from core import events
 from core.clients import AWAY
 from core.log import PAGE, EventLog
 from core.queue import RunQueue
-from core.run import Run, Status
+from core.run import Lane, Run, Status
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Watch:
 
 
 class Places:
-    """Each waiting run's place in the queue, asked for once per interval however many wait."""
+    """Each waiting run's place in its lane of the queue, asked for once per interval however many wait."""
 
     def __init__(self, queue: RunQueue, clock: Callable[[], float]) -> None:
         self._queue = queue
@@ -179,7 +179,8 @@ class Places:
             self._asked_at = self._clock()
             try:
                 with Timeout(ANSWER_SECONDS):
-                    self._places = {waiting: i for i, waiting in enumerate(self._queue.waiting(), start=1)}
+                    lines = [self._queue.waiting(lane) for lane in Lane]
+                self._places = {waiting: i for line in lines for i, waiting in enumerate(line, start=1)}
             except (*AWAY, Timeout):
                 self._places = {}
         return self._places.get(run_id)

@@ -29,7 +29,7 @@ def routes(services: Services) -> Blueprint:
     @guard
     def create() -> Response:
         body = read_body(request, RunBody)
-        asked = parse(body, services.settings.max_prompt_bytes)
+        asked = parse(body, services.settings)
         parent = None
         if body.parent is not None:
             parent, asked = _behind(services, body.parent, asked)
@@ -112,7 +112,7 @@ def _behind(services: Services, parent_id: str, asked: RunRequest) -> tuple[Run,
             f"parent: that run is {parent.status.value}; only a completed one can be gone on from.", param="parent"
         )
     earlier, answer = services.runs.request(parent.id), Whole.read(services.log, parent.id).text
-    return parent, checked(behind(earlier, answer, asked), services.settings.max_prompt_bytes, "parent")
+    return parent, checked(behind(earlier, answer, asked), services.settings, "parent")
 
 
 def _cursor() -> int:

@@ -22,6 +22,7 @@ from core.queue import RunQueue
 from core.runs import RunStore
 from core.settings import Settings
 from core.stopping import Stopper
+from core.usage import UsageBook
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Services:
     redis: "Redis"
     log: EventLog
     runs: RunStore
+    usage: UsageBook
     intake: Intake
     liveness: Liveness
     stopper: Stopper
@@ -50,8 +52,9 @@ def build(settings: Settings) -> Services:
     api_keys = ApiKeys.load(settings)
     # Who asks, hears soon that it is away.
     redis = connect(settings.redis_url, retries=1, timeout_seconds=2, wait_seconds=2)
-    log = EventLog(redis, settings.log_ttl_seconds)
     store = RunStore(redis, settings.unfinished_ttl_seconds)
+    usage = UsageBook(redis, store, settings.usage_ttl_seconds)
+    log = EventLog(redis, settings.log_ttl_seconds, usage.count)
     nodes = Nodes(redis, settings.workspace_ttl_seconds)
     queue = RunQueue(redis, settings.log_ttl_seconds)
     hub = Hub(settings.redis_url)
@@ -65,6 +68,7 @@ def build(settings: Settings) -> Services:
         redis=redis,
         log=log,
         runs=store,
+        usage=usage,
         intake=Intake(settings, known, redis, store, nodes, queue, attendance),
         liveness=Liveness(redis),
         stopper=stopper,

@@ -54,16 +54,28 @@ def taking_turns() -> str:
     return "heartline:taking-turns"
 
 
-def owner_waiting(owner: str) -> str:
-    """Set: an owner's runs that may still be queued. Written by the API at creation, pruned when it is full.
-    Expires with its newest run."""
-    return f"heartline:owner:{owner}:waiting"
+def owner_waiting(owner: str, lane: str) -> str:
+    """Set: an owner's runs that may still be queued in one lane. Written by the API at creation, pruned when it is
+    full. Expires with its newest run."""
+    return f"heartline:owner:{owner}:waiting:{lane}"
 
 
 def owner_runs(owner: str) -> str:
     """Sorted set: an owner's run ids by creation time (Unix seconds). Written by the API, trimmed at
     each creation to what can still exist; expires with its newest run."""
     return f"heartline:owner:{owner}:runs"
+
+
+def usage(owner: str, day: str) -> str:
+    """Hash: what an owner's runs that ended on a day (UTC, `YYYY-MM-DD`) consumed; fields `<profile> <number>`.
+    Written by whoever ended a run, once for each. Expires `usage_ttl_seconds` after the day's last run."""
+    return f"heartline:usage:{{{owner}:{day}}}:totals"
+
+
+def usage_counted(owner: str, day: str) -> str:
+    """Set: the runs that are in that hash, so that none is counted twice. Written together with it, shares its
+    hash tag. Expires when nobody can try again."""
+    return f"heartline:usage:{{{owner}:{day}}}:counted"
 
 
 def workers() -> str:

@@ -74,9 +74,14 @@ return {'ok', length + fresh}
 class EventLog:
     """Reads and appends the events of any run. Raises redis-py's errors when Redis is away."""
 
-    def __init__(self, redis: "Redis", ttl_seconds: int) -> None:
+    def __init__(
+        self, redis: "Redis", ttl_seconds: int, on_end: Callable[[events.Terminal], None] = lambda _: None
+    ) -> None:
+        """`on_end` is told the terminal event of each run that is ended through this log, again when it is
+        appended again. It must not raise."""
         self._redis = redis
         self._ttl_seconds = ttl_seconds
+        self._on_end = on_end
         self._script = redis.register_script(_APPEND)
 
     def read(self, run_id: str, after: int = 0, count: int = PAGE) -> list[bytes]:
@@ -138,6 +143,8 @@ class EventLog:
             raise LogLost(f"run {run_id}: Redis does not know it")
         if code == b"hole":
             raise LogShort(f"run {run_id}: event {first_seq} has no place in a log of length {length}", length)
+        if status in TERMINAL and isinstance(terminal := events.decode(payloads[-1]), events.Terminal):
+            self._on_end(terminal)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which profile answers a request that names no model, or one that is not listed here."""
+    """Which profile answers a request that names no model, one that names a model that is not listed here, and
+    one that is a task."""
 
     absent: str | None = None
     unknown: str | None = None
+    task: str | None = None
 
 
 class Profiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,26 +65,47 @@ class Profiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def get(self, profile_id: str) -> Profile:
         """The profile with this id. Raises `ModelNotFound`, which lists the known ones."""
-        for profile in self.profiles:
-            if profile.id == profile_id:
-                return profile
-        raise ModelNotFound(f"The model '{profile_id[:100]}' does not exist. {self._known()}", param="model")
+        return self._find(profile_id, self.profiles)
+
+    @property
+    def task(self) -> Profile | None:
+        """The profile that performs tasks, or None where they are turned off."""
+        return None if self.defaults.task is None else self.get(self.defaults.task)
+
+    def is_task(self, profile_id: str) -> bool:
+        """Whether this is the task profile: its runs have a lane of their own, and neither session nor workspace."""
+        return profile_id == self.defaults.task
+
+    @property
+    def offered(self) -> tuple[Profile, ...]:
+        """What clients may choose from: the task profile is not theirs to name."""
+        return tuple(profile for profile in self.profiles if not self.is_task(profile.id))
+
+    def offer(self, profile_id: str) -> Profile:
+        """The same as `get`, of those that are offered."""
+        return self._find(profile_id, self.offered)
 
     def choose(self, model: str | None) -> Profile:
         """The profile for the model that a client named, or did not name. Raises `ModelNotFound`."""
         if not model:
             if self.defaults.absent is None:
                 raise ModelNotFound(f"Name a model in the field 'model'. {self._known()}", param="model")
-            return self.get(self.defaults.absent)
+            return self.offer(self.defaults.absent)
         try:
-            return self.get(model)
+            return self.offer(model)
         except ModelNotFound:
             if self.defaults.unknown is None:
                 raise
-            return self.get(self.defaults.unknown)
+            return self.offer(self.defaults.unknown)
+
+    def _find(self, profile_id: str, among: tuple[Profile, ...]) -> Profile:
+        for profile in among:
+            if profile.id == profile_id:
+                return profile
+        raise ModelNotFound(f"The model '{profile_id[:100]}' does not exist. {self._known()}", param="model")
 
     def _known(self) -> str:
-        return f"Known models: {', '.join(profile.id for profile in self.profiles)}."
+        return f"Known models: {', '.join(profile.id for profile in self.offered)}."
 
 
 def load(path: str | Path, log_ttl_seconds: float = float("inf")) -> Profiles:
@@ -109,16 +132,31 @@ def _check(profiles: Profiles, path: str | Path, log_ttl_seconds: float) -> None
     for profile_id in ids:
         if ids.count(profile_id) > 1:
             raise ConfigurationError(f"{path}: the profile id '{profile_id}' is used twice")
-    for field in ("absent", "unknown"):
+    for field in Defaults.__struct_fields__:
         named = getattr(profiles.defaults, field)
         if named is not None and named not in ids:
             raise ConfigurationError(f"{path}: defaults.{field} names '{named}', which is no profile")
+        if field != "task" and named is not None and profiles.is_task(named):
+            raise ConfigurationError(f"{path}: defaults.{field} names '{named}', which is only for tasks")
+    _check_task(profiles, path)
     for profile in profiles.profiles:
         if (profile.run_timeout_seconds or 0) >= log_ttl_seconds:
             raise ConfigurationError(
                 f"{path}: the profile '{profile.id}' has run_timeout_seconds={profile.run_timeout_seconds:g}, which "
                 f"must be less than HEARTLINE_LOG_TTL_SECONDS={log_ttl_seconds:g}, or a run outlives its own log"
             )
+
+
+def _check_task(profiles: Profiles, path: str | Path) -> None:
+    """A task must never start an agent, and leave clients something to ask."""
+    if (task := profiles.task) is None:
+        return
+    if task.tools != ():
+        raise ConfigurationError(f"{path}: the profile '{task.id}' is for tasks: it must say 'tools: []'")
+    if task.answer_file:
+        raise ConfigurationError(f"{path}: the profile '{task.id}' is for tasks: it can have no answer_file")
+    if not profiles.offered:
+        raise ConfigurationError(f"{path}: there is no profile but '{task.id}', which is only for tasks")
 
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

@@ -1,4 +1,8 @@
-"""The queue between API and workers: RQ, with JSON jobs that carry a run's id and nothing else."""
+"""The queue between API and workers: RQ, with JSON jobs that carry a run's id and nothing else.
+
+It has lanes, each a queue of RQ's. A run's lane is told by its record when it is put in line, and by its job
+from then on.
+"""
 
 from typing import cast
 
@@ -12,9 +16,8 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from core.leases import Leases
-from core.run import Run
+from core.run import Lane, Run
 
-NAME = "heartline"
 JOB = "worker.jobs.perform"
 """The job's dotted name: the API enqueues it by this string and never imports it."""
 
@@ -37,20 +40,20 @@ class RunQueue:
 
     def __init__(self, redis: "Redis", result_ttl_seconds: int) -> None:
         self._redis = redis
-        self._queue = Queue(NAME, connection=redis, serializer=JSONSerializer)
+        self._lanes = {lane: Queue(lane.value, connection=redis, serializer=JSONSerializer) for lane in Lane}
         self._ttl_seconds = result_ttl_seconds
         self._leases = Leases(redis)
         self._put_back = redis.register_script(_PUT_BACK)
 
     def put(self, run: Run, timeout_seconds: float) -> None:
-        """Enqueue the run's one job, which has the run's id."""
+        """Enqueue the run's one job, which has the run's id, in the run's lane."""
         with self._redis.pipeline() as pipe:
             self.put_with(pipe, run, timeout_seconds)
             pipe.execute()
 
     def put_with(self, pipe: "Pipeline", run: Run, timeout_seconds: float) -> None:
         """The same, together with what will be in `pipe`: RQ wants to begin it."""
-        self._queue.enqueue_call(
+        self._lanes[run.lane].enqueue_call(
             JOB,
             args=(run.id,),
             job_id=run.id,
@@ -62,13 +65,17 @@ class RunQueue:
         )
         self._leases.take(run.id, pipe)
 
-    def waiting(self) -> list[str]:
-        """The ids of the runs in line, next one first."""
-        return [run_id.decode() for run_id in cast("list[bytes]", self._redis.lrange(self._queue.key, 0, -1))]
+    def waiting(self, *lanes: Lane) -> list[str]:
+        """The ids of the runs in line, in these lanes or in all; of each lane the next one first."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for lane in lanes or Lane:
+                pipe.lrange(self._lanes[lane].key, 0, -1)
+            found = cast("list[list[bytes]]", pipe.execute())
+        return [run_id.decode() for line in found for run_id in line]
 
-    def length(self) -> int:
+    def length(self, lane: Lane) -> int:
         """How many runs are in line."""
-        return self._redis.llen(self._queue.key)
+        return self._redis.llen(self._lanes[lane].key)
 
     def remove(self, run_id: str) -> None:
         """Take a run out of the line that will never start: its job counts as cancelled."""
@@ -78,16 +85,17 @@ class RunQueue:
             job.set_status(JobStatus.CANCELED)
 
     def put_back(self, run_id: str) -> bool:
-        """Put a run at the head of the line that was taken out and never begun; False when its job is gone."""
+        """Put a run at the head of its lane that was taken out and never begun; False when its job is gone."""
         if (job := self._job(run_id)) is None:
             return False
+        line = self._line_of(job)
         with self._redis.pipeline() as pipe:
-            StartedJobRegistry(NAME, self._redis, serializer=JSONSerializer).remove_executions(job, pipe)
-            FailedJobRegistry(NAME, self._redis, serializer=JSONSerializer).remove(job, pipeline=pipe)
+            StartedJobRegistry(queue=line).remove_executions(job, pipe)
+            FailedJobRegistry(queue=line).remove(job, pipeline=pipe)
             job.set_status(JobStatus.QUEUED, pipeline=pipe)
             self._leases.take(run_id, pipe)
             pipe.execute()
-        self._put_back(keys=[self._queue.key, self._queue.intermediate_queue_key], args=[run_id])
+        self._put_back(keys=[line.key, line.intermediate_queue_key], args=[run_id])
         return True
 
     def vouch(self) -> None:
@@ -100,12 +108,11 @@ class RunQueue:
         job = self._job(run_id)
         if job is None or job.get_status() not in (JobStatus.STARTED, JobStatus.QUEUED):
             return
-        started = StartedJobRegistry(NAME, self._redis, serializer=JSONSerializer)
-        failed = FailedJobRegistry(NAME, self._redis, serializer=JSONSerializer)
+        line = self._line_of(job)
         with self._redis.pipeline() as pipe:
-            started.remove_executions(job, pipe)
+            StartedJobRegistry(queue=line).remove_executions(job, pipe)
             job.set_status(JobStatus.FAILED, pipeline=pipe)
-            failed.add(job, ttl=self._ttl_seconds, exc_string=reason, pipeline=pipe)
+            FailedJobRegistry(queue=line).add(job, ttl=self._ttl_seconds, exc_string=reason, pipeline=pipe)
             pipe.execute()
 
     def tell_worker_to_stop(self, run_id: str, slot: str) -> None:
@@ -113,8 +120,15 @@ class RunQueue:
         send_command(self._redis, slot, "stop-job", job_id=run_id)
 
     def _take_out(self, run_id: str) -> None:
-        self._redis.lrem(self._queue.key, 0, run_id)
-        self._redis.lrem(self._queue.intermediate_queue_key, 0, run_id)
+        """Of all lanes: its job, which tells its own, may be gone."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for line in self._lanes.values():
+                pipe.lrem(line.key, 0, run_id)
+                pipe.lrem(line.intermediate_queue_key, 0, run_id)
+            pipe.execute()
+
+    def _line_of(self, job: Job) -> Queue:
+        return self._lanes[Lane(job.origin)]
 
     def _job(self, run_id: str) -> Job | None:
         try:

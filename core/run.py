@@ -1,4 +1,5 @@
-"""A run: one CLI execution that answers one request. What it is, and which status may follow which."""
+"""A run: one CLI execution that answers one request. What it is, which line it waits in, and which status may
+follow which."""
 
 import enum
 import uuid
@@ -25,6 +26,14 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
+
+
+class Lane(enum.StrEnum):
+    """The lines that runs wait in, by the names of their queues. Each has slots of its own, so that runs of one
+    neither wait for those of the other nor hold them up."""
+
+    RUNS = "heartline"
+    TASKS = "heartline-tasks"
 
 
 def may_become(target: Status) -> list[Status]:
@@ -108,6 +117,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     detach: bool = False
     place: Place | None = None
+    lane: Lane = Lane.RUNS
     status: Status = Status.QUEUED
     started_at: float | None = None
     ended_at: float | None = None

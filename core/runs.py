@@ -10,7 +10,7 @@ from redis.client import Pipeline
 
 from core import keys
 from core.errors import IdempotencyConflict, RunNotFound
-from core.run import Place, Run, RunRequest, Status
+from core.run import Lane, Place, Run, RunRequest, Status
 
 _RECORD = ("record", "status", "started_at", "ended_at", "worker")
 
@@ -23,6 +23,7 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     created_at: float
     detach: bool = False
+    lane: Lane = Lane.RUNS
     place: Place | None = None
 
 
@@ -43,7 +44,7 @@ class RunStore:
 
     def create_with(self, pipe: "Pipeline", run: Run, request: RunRequest, fingerprint: str = "") -> None:
         """The same, together with what else is in `pipe`; `fingerprint` tells `made_before` of what it was made."""
-        record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach, run.place)
+        record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach, run.lane, run.place)
         mapping = {
             "record": msgspec.json.encode(record),
             "request": msgspec.json.encode(request),
@@ -54,14 +55,14 @@ class RunStore:
         pipe.hset(keys.run(run.id), mapping=mapping)  # type: ignore[arg-type]
         pipe.expire(keys.run(run.id), self._ttl_seconds)
         pipe.zadd(index, {run.id: run.created_at})
-        pipe.sadd(keys.owner_waiting(run.owner), run.id)
-        pipe.expire(keys.owner_waiting(run.owner), self._ttl_seconds)
+        pipe.sadd(keys.owner_waiting(run.owner, run.lane), run.id)
+        pipe.expire(keys.owner_waiting(run.owner, run.lane), self._ttl_seconds)
         pipe.zremrangebyscore(index, "-inf", self._clock() - self._ttl_seconds)
         pipe.expire(index, self._ttl_seconds)
 
-    def waiting(self, owner: str, at_most: int) -> int:
-        """How many of an owner's runs are queued; exact once it looks like `at_most` or more."""
-        index = keys.owner_waiting(owner)
+    def waiting(self, owner: str, lane: Lane, at_most: int) -> int:
+        """How many of an owner's runs are queued in this lane; exact once it looks like `at_most` or more."""
+        index = keys.owner_waiting(owner, lane)
         if (count := self._redis.scard(index)) < at_most:
             return count
         ids = [member.decode() for member in cast("set[bytes]", self._redis.smembers(index))]
@@ -147,6 +148,7 @@ class RunStore:
             created_at=record.created_at,
             detach=record.detach,
             place=record.place,
+            lane=record.lane,
             status=Status(status.decode()),
             started_at=float(started_at) if started_at else None,
             ended_at=float(ended_at) if ended_at else None,

@@ -26,6 +26,9 @@ _SENTENCES: dict[str, dict[str, str]] = {
         "worker_lost": "The server that worked on this was lost. Please try again.",
         "replica_shutdown": "The server is being restarted and had to end this answer. Please try again.",
         "no_answer_file": "Claude has finished, but wrote no answer. Please try again.",
+        "no_structured_answer": "Claude has finished, but not with an answer in the form that was asked for. "
+        "Please try again.",
+        "schema_refused": "The schema for the answer cannot be used: it is {reason}",
         "worker_shutdown": "The server is being restarted and had to stop this run. Please try again.",
         "internal": "Heartline made a mistake and had to end this run ({reason}). Please try again.",
         "cancelled": "This run was stopped.",
@@ -58,6 +61,9 @@ _SENTENCES: dict[str, dict[str, str]] = {
         "replica_shutdown": "Der Server wird neu gestartet und musste diese Antwort beenden. "
         "Bitte versuchen Sie es noch einmal.",
         "no_answer_file": "Claude ist fertig, hat aber keine Antwort geschrieben. Bitte versuchen Sie es noch einmal.",
+        "no_structured_answer": "Claude ist fertig, aber ohne eine Antwort in der verlangten Form. "
+        "Bitte versuchen Sie es noch einmal.",
+        "schema_refused": "Das Schema für die Antwort lässt sich nicht verwenden: {reason}",
         "worker_shutdown": "Der Server wird neu gestartet und musste diesen Lauf beenden. "
         "Bitte versuchen Sie es noch einmal.",
         "internal": "Heartline hat einen Fehler gemacht und musste diesen Lauf beenden ({reason}). "

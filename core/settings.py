@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str = "state"
     models_file: str = "models.yaml"
     worker_slots: Annotated[int, Meta(ge=1, le=256)] = 4
+    task_slots: Annotated[int, Meta(ge=1, le=256)] = 2
     heartbeat_seconds: Seconds = 15
     heartbeat_style: Literal["comment", "dot"] = "comment"
     proxy_idle_seconds: Seconds = 60
@@ -45,12 +46,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
     workspace_ttl_seconds: Annotated[int, Meta(ge=60, le=366 * 86400)] = 14 * 86400
     workspaces_max_bytes: Annotated[int, Meta(ge=1 << 20)] = 20 << 30
+    usage_ttl_seconds: Annotated[int, Meta(ge=86400, le=3660 * 86400)] = 400 * 86400
     progress: Literal["auto", "none", "text"] = "auto"
     language: Literal["en", "de"] = "en"
     max_queued_runs: Annotated[int, Meta(ge=1)] = 1000
     max_queued_runs_per_key: Annotated[int, Meta(ge=1)] = 100
-    max_body_bytes: Bytes = 16 * 1024 * 1024
-    max_prompt_bytes: Bytes = 8 * 1024 * 1024
+    max_body_bytes: Bytes = 32 * 1024 * 1024
+    max_prompt_bytes: Bytes = 24 * 1024 * 1024
+    max_images: Annotated[int, Meta(ge=0, le=100)] = 20
+    image_urls: Literal["off", "on"] = "off"
     max_answer_bytes: Bytes = 32 * 1024 * 1024
     max_tool_output_bytes: Bytes = 8 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

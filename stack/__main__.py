@@ -127,7 +127,7 @@ def host_for_clients(given: Settings) -> str:
 def banner(given: Settings, key: str) -> str:
     """What a newcomer needs: the URL, the key, the models, and a line to try at once."""
     base = f"http://{host_for_clients(given)}/v1"
-    ids = [profile.id for profile in profiles.load(given.models_file, given.log_ttl_seconds).profiles]
+    ids = [profile.id for profile in profiles.load(given.models_file, given.log_ttl_seconds).offered]
     shown = key or "(one of HEARTLINE_API_KEYS)"
     trial = next((i for i in ids if "diagnostic" in i), ids[0])
     question = json.dumps({"model": trial, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})

@@ -17,6 +17,9 @@ from core.events import Event, Usage
 logger = logging.getLogger(__name__)
 
 MAX_SUMMARY_CHARACTERS = 200
+_STRUCTURED_OUTPUT = "StructuredOutput"
+"""The tool that the CLI gives the model to answer in JSON: what it is given is the answer, not work on the way."""
+
 _SUMMARY_FIELDS = (
     "file_path", "notebook_path", "path", "command", "pattern", "url", "query", "description", "prompt",
 )  # fmt: skip
@@ -84,11 +87,18 @@ class Line(msgspec.Struct, frozen=True):
     # result
     is_error: bool | None = None
     result: str | None = None
+    structured_output: msgspec.Raw = msgspec.Raw()
     errors: tuple[Any, ...] | None = None
     stop_reason: str | None = None
     num_turns: int | None = None
     total_cost_usd: float | None = None
     usage: Tokens | None = None
+
+    @property
+    def structured(self) -> str:
+        """The structured output as JSON text, to the letter; nothing when there is none."""
+        text = bytes(self.structured_output).decode("utf-8", "replace")
+        return "" if text == "null" else text
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -126,12 +136,14 @@ def _decode_torn(line: bytes) -> Line:
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How the CLI says that it ended. `reason` is its own sentence when it failed, `text` its last words."""
+    """How the CLI says that it ended. `reason` is its own sentence when it failed, `text` its last words,
+    `structured` the JSON that it was asked for with a schema."""
 
     is_error: bool
     kind: str
     reason: str
     text: str
+    structured: str = ""
     stop_reason: str
     usage: Usage
 
@@ -148,6 +160,7 @@ class Translator:
         self._block_open = False  # whether the next text belongs to the block that is being written
         self._half = ""  # the first half of a character that came in two deltas
         self._session = ""
+        self._structuring: set[str] = set()  # ids of the CLI's own calls by which the model hands in JSON
         self.answer_bytes = 0
         self.result: Result | None = None
 
@@ -226,6 +239,8 @@ class Translator:
         made_up = message.model == "<synthetic>"  # the CLI's own words: its `result` repeats them
         for block in message.blocks:
             match block.type:
+                case "tool_use" if block.id and block.name == _STRUCTURED_OUTPUT:
+                    self._structuring.add(block.id)
                 case "tool_use" if block.id:
                     found.append(self._tool_started(block, parent))
                 case "text" if parent is None and streamed:
@@ -253,7 +268,7 @@ class Translator:
         return [
             self._tool_finished(block, parent)
             for block in message.blocks
-            if block.type == "tool_result" and block.tool_use_id
+            if block.type == "tool_result" and block.tool_use_id and block.tool_use_id not in self._structuring
         ]
 
     def _tool_finished(self, block: Block, parent: str | None) -> Event:
@@ -299,10 +314,11 @@ class Translator:
             kind=kind,
             reason=reason,
             text=line.result or "",
+            structured=line.structured,
             stop_reason=line.stop_reason or "end_turn",
             usage=usage(line),
         )
-        if failed or self._characters or not line.result:
+        if failed or self._characters or line.structured or not line.result:
             return []
         return [self._text(line.result)]  # some answers, a local command's for one, come only here
 

@@ -1,7 +1,8 @@
 """How a run's CLI is started: its arguments, its environment, and the files it is given. Pure but for `prepare`.
 
 Arguments are visible to every user of the machine and limited in size: the prompt goes in on standard
-input, system text and history through files that only the worker's user can read.
+input, system text and history through files that only the worker's user can read. The schema that an answer
+must follow has to be an argument; the CLI takes it in no other way.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from uuid import UUID
 
 from core.profiles import Profile, environment_of
-from core.run import RunRequest
+from core.run import Image, RunRequest
 from worker import transcript
 from worker.answer_file import AnswerFile
 
@@ -87,7 +88,8 @@ def prepare(
     Raises `ConfigurationError` for a variable that the profile needs and `environ` lacks.
     """
     environment = environment_for(profile, environ)
-    stdin = user_line("\n\n".join(message.text for message in request.prompt))
+    asked = transcript.alternating(request.prompt)[-1]
+    stdin = user_line(asked.text, asked.images)
     if profile.runner == "diagnostic":
         program = (Path(sys.base_prefix), _DIAGNOSTIC)
         return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment, program)
@@ -103,7 +105,8 @@ def prepare(
         files += ["--resume", str(seen_at / earlier), "--fork-session", "--system-prompt-snapshot", "off"]
     if not lasting:
         files += ["--no-session-persistence"]
-    argv = (claude_bin, *arguments(run_id, profile, denied_tools), *files, *profile.flags)
+    flags = arguments(run_id, profile, denied_tools, effort=request.effort, schema=request.schema)
+    argv = (claude_bin, *flags, *files, *profile.flags)
     return Command(argv, stdin, environment, program_of(claude_bin), farewell=INTERRUPT)
 
 
@@ -124,8 +127,10 @@ def program_of(claude_bin: str) -> tuple[Path, ...]:
     return (modules[-1] if modules else binary,)
 
 
-def arguments(run_id: str, profile: Profile, denied_tools: Sequence[str] = ()) -> list[str]:
-    """The CLI's flags for this profile."""
+def arguments(
+    run_id: str, profile: Profile, denied_tools: Sequence[str] = (), *, effort: str | None = None, schema: str = ""
+) -> list[str]:
+    """The CLI's flags for this profile. What a request says of the effort wins over it."""
     denied = (*profile.denied_tools, *(() if profile.network else _ONLINE_TOOLS), *denied_tools)
     flags = [
         "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose",
@@ -136,7 +141,8 @@ def arguments(run_id: str, profile: Profile, denied_tools: Sequence[str] = ()) -
     ]  # fmt: skip
     options = {
         "--model": profile.model,
-        "--effort": profile.effort,
+        "--effort": effort or profile.effort,
+        "--json-schema": schema or None,
         "--max-turns": profile.max_turns,
         "--max-budget-usd": profile.max_budget_usd,
         "--tools": None if profile.tools is None else ",".join(profile.tools),
@@ -157,14 +163,14 @@ def environment_for(profile: Profile, environ: Mapping[str, str]) -> dict[str, s
     return {**passed, **_FIXED, **environment_of(profile, environ)}
 
 
-def user_line(prompt: str) -> bytes:
-    """The prompt as a line of the CLI's stream-json input.
+def user_line(prompt: str, images: Sequence[Image] = ()) -> bytes:
+    """The prompt as a line of the CLI's stream-json input, with its pictures.
 
     A prompt that begins with '/' would be taken for a command of the CLI's own ('/model', '/clear'), and
-    never reach the model; behind a blank it is text like any other (seen with 2.1.329).
+    never reach the model, behind a picture, too; behind a blank it is text like any other (seen with 2.1.329).
     """
     text = f" {prompt}" if prompt.startswith("/") else prompt
-    message = {"role": "user", "content": [{"type": "text", "text": text}]}
+    message = {"role": "user", "content": transcript.content(text, images)}
     return json.dumps({"type": "user", "message": message}).encode() + b"\n"
 
 

@@ -25,26 +25,27 @@ class Sessions:
 
     def keep(self, run_id: str, config: Path) -> None:
         """Take a run's session from the CLI's folder `config`. Raises `OSError`."""
-        for written in _written(config, run_id):
+        for written in config.glob(f"projects/*/{UUID(run_id)}.jsonl"):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             arriving = self._path(run_id).with_suffix(".part")
             shutil.move(written, arriving)
             os.replace(arriving, self._path(run_id))
+            _remove_if_empty(written.parent)
 
     def _path(self, run_id: str) -> Path:
         return self._folder / f"{run_id}.jsonl"
 
 
 def discard(run_id: str, config: Path) -> None:
-    """Remove what the CLI has kept of a run in its folder."""
+    """Remove what the CLI has kept of a run in its folder. Raises `OSError`."""
     for path in config.glob(f"projects/*/{UUID(run_id)}*"):
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # other sessions are in it
-            path.parent.rmdir()
+            path.unlink()
+        _remove_if_empty(path.parent)
 
 
-def _written(config: Path, run_id: str) -> list[Path]:
-    return list(config.glob(f"projects/*/{UUID(run_id)}.jsonl"))
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # other sessions are in it
+        folder.rmdir()

@@ -20,9 +20,9 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, TimerDeathPenalty
 from rq.worker import WorkerStatus
 
-from core import queue
 from core.clients import AWAY
 from core.events import Cancelled, Failed
+from core.run import Lane
 from worker import jobs
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,12 @@ MAINTAIN_EVERY_SECONDS = 30
 
 
 class SlotWorker(SimpleWorker):
-    """An RQ worker that lives in a thread."""
+    """An RQ worker that lives in a thread and serves one lane: only from a single queue does RQ take a job in one
+    step that no crash can lose."""
 
     job_class = jobs.RunJob
 
-    def __init__(self, slot: jobs.Slot, redis: Any) -> None:
+    def __init__(self, slot: jobs.Slot, lane: Lane, redis: Any) -> None:
         # TimerDeathPenalty patches the exception class that it is given: each slot has its own.
         timeout = type("SlotTimeout", (JobTimeoutException,), {})
 
@@ -49,7 +50,7 @@ class SlotWorker(SimpleWorker):
         self.slot = slot
         self.current: Job | None = None
         super().__init__(
-            [Queue(queue.NAME, connection=redis, serializer=JSONSerializer, job_class=jobs.RunJob)],
+            [Queue(lane.value, connection=redis, serializer=JSONSerializer, job_class=jobs.RunJob)],
             name=slot.name,
             connection=redis,
             job_class=jobs.RunJob,

@@ -1,6 +1,7 @@
 """All slots of a worker process: started, kept up with what they owe, drained."""
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -8,6 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+
+from redis import Redis
 
 from core.clients import AWAY, connect
 from core.events import Failed
@@ -19,10 +22,12 @@ from core.nodes import Nodes
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
+from core.run import Lane
 from core.runs import RunStore
 from core.sentences import sentence
 from core.settings import Settings
 from core.taking_turns import TakingTurns
+from core.usage import UsageBook
 from worker import jobs
 from worker.recovery import close_dead_slots, end_own, sweep_orphans
 from worker.running import RunningRuns
@@ -58,13 +63,8 @@ class Slots:
         self._liveness = Liveness(self._redis)
         self._leases = Leases(self._redis)
         self._running = RunningRuns(self._leases, Presence(self._redis))
-        self._janitor = Janitor(
-            settings,
-            EventLog(self._redis, settings.log_ttl_seconds),
-            RunStore(self._redis, settings.unfinished_ttl_seconds),
-            RunQueue(self._redis, settings.log_ttl_seconds),
-            self._leases,
-        )
+        log, store = _runs_of(self._redis, settings)
+        self._janitor = Janitor(settings, log, store, RunQueue(self._redis, settings.log_ttl_seconds), self._leases)
         self._workspaces = Workspaces(
             settings.state, settings.workspace_ttl_seconds, settings.workspaces_max_bytes, settings.log_ttl_seconds
         )
@@ -83,8 +83,8 @@ class Slots:
             self._meet_redis()
         self._workspaces.sweep()
         self._threads = [
-            SlotThread(f"{self.name}.slot{number}", self._make_worker)
-            for number in range(1, self._settings.worker_slots + 1)
+            *self._start(Lane.RUNS, "slot", self._settings.worker_slots),
+            *self._start(Lane.TASKS, "task", self._settings.task_slots if self._profiles.task else 0),
         ]
         confined = self._sandbox.describe()
         logger.info("worker_started worker=%s slots=%d sandbox=%s", self.name, len(self._threads), confined)
@@ -107,13 +107,18 @@ class Slots:
         others = self._liveness.count()
         self._running.meet(server["run_id"], server["uptime_in_seconds"] if others else float("inf"))
 
-    def _make_worker(self, name: str) -> SlotWorker:
+    def _start(self, lane: Lane, kind: str, count: int) -> list[SlotThread]:
+        make = functools.partial(self._make_worker, lane)
+        return [SlotThread(f"{self.name}.{kind}{number}", make) for number in range(1, count + 1)]
+
+    def _make_worker(self, lane: Lane, name: str) -> SlotWorker:
         settings = self._settings
         redis = connect(settings.redis_url, retries=CONNECTION_RETRIES, connections=8)
+        log, store = _runs_of(redis, settings)
         slot = jobs.Slot(
             name=name,
-            store=RunStore(redis, settings.unfinished_ttl_seconds),
-            log=EventLog(redis, settings.log_ttl_seconds),
+            store=store,
+            log=log,
             profiles=self._profiles,
             presence=Presence(redis),
             running=self._running,
@@ -128,7 +133,7 @@ class Slots:
                 self._sandbox,
             ),
         )
-        return SlotWorker(slot, connect(settings.redis_url, retries=RQ_RETRIES))
+        return SlotWorker(slot, lane, connect(settings.redis_url, retries=RQ_RETRIES))
 
     def _do_duties(self) -> None:
         """Until the last run has ended, draining included: what is owed to the runs, and to everybody."""
@@ -178,3 +183,10 @@ class Slots:
         if left:
             end_own(os.getpid())
         logger.info("worker_stopped worker=%s left=%d", self.name, left)
+
+
+def _runs_of(redis: "Redis", settings: Settings) -> tuple[EventLog, RunStore]:
+    """The runs as one client of Redis reaches them. Those that it ends are counted."""
+    store = RunStore(redis, settings.unfinished_ttl_seconds)
+    usage = UsageBook(redis, store, settings.usage_ttl_seconds)
+    return EventLog(redis, settings.log_ttl_seconds, usage.count), store

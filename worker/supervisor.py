@@ -195,14 +195,15 @@ class Supervisor:
         """Relay the process's lines until something ends the run; says what."""
         translator = Translator(task.run.id, self._settings.max_tool_output_bytes)
         deadlines = self._deadlines(task.profile)
+        aside = answer_file is not None or bool(task.request.schema)  # the answer is not what the model says
         while True:
             lines = process.lines(deadlines.left(self._clock()))
             new = [event for line in lines or () for event in translator.feed(line)]
             if lines:
                 deadlines.heard(new, self._clock())
-            writer.append(new if answer_file is None else _thinking_aloud(new))
+            writer.append(_thinking_aloud(new) if aside else new)
             if translator.result is not None:
-                return self._conclude(translator.result, task.profile, writer, answer_file)
+                return self._conclude(translator.result, task, writer, answer_file)
             if lines is None:
                 process.wait(RESULT_GRACE_SECONDS)
                 return self._endings.without_result(process.returncode, process.stderr(RESULT_GRACE_SECONDS))
@@ -211,16 +212,24 @@ class Supervisor:
             if (overdue := deadlines.overdue(self._clock())) is not None:
                 return self._endings.overdue(overdue)
             if translator.answer_bytes > self._settings.max_answer_bytes:
-                megabytes = self._settings.max_answer_bytes / 1e6
-                return self._endings.failed("answer_too_long", megabytes=f"{megabytes:.2g}")
+                return self._endings.answer_too_long(self._settings.max_answer_bytes)
 
-    def _conclude(self, result: Result, profile: Profile, writer: Writer, answer_file: AnswerFile | None) -> Terminal:
-        ending = self._endings.of_result(result, profile)
-        if answer_file is None or not isinstance(ending, Completed):
+    def _conclude(self, result: Result, task: Task, writer: Writer, answer_file: AnswerFile | None) -> Terminal:
+        ending = self._endings.of_result(result, task.profile)
+        if not isinstance(ending, Completed):
             return ending
-        answer = answer_file.read(self._settings.max_answer_bytes) or result.text
-        if not answer:
-            return self._endings.failed("no_answer_file", result.usage)
+        if task.request.schema:
+            answer = result.structured
+            if not answer:
+                return self._endings.failed("no_structured_answer", result.usage)
+            if len(answer.encode()) > self._settings.max_answer_bytes:  # half of it would be no JSON
+                return self._endings.answer_too_long(self._settings.max_answer_bytes, result.usage)
+        elif answer_file is not None:
+            answer = answer_file.read(self._settings.max_answer_bytes) or result.text
+            if not answer:
+                return self._endings.failed("no_answer_file", result.usage)
+        else:
+            return ending
         writer.append([events.Text(text=answer)])
         return ending
 
@@ -244,7 +253,7 @@ def _session(run: Run, sessions: Sessions | None) -> Path | None:
 
 
 def _thinking_aloud(new: list[Event]) -> list[Event]:
-    """With an answer file, what the model says on the way is no part of the answer."""
+    """With an answer file or a schema, what the model says on the way is no part of the answer."""
     spoken: list[Event] = []
     for event in new:
         match event:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from core.run import Message
+from core.run import Image, Message
 
 _NAMESPACE = UUID("6b1f9d53-3f0c-4b0e-9d58-6a3f7d1c9b10")
 _OPENING = "(The conversation begins with your message.)"
@@ -33,15 +33,35 @@ def alternating(history: Sequence[Message]) -> list[Message]:
         if not turns and message.role == "assistant":
             turns.append(Message("user", _OPENING))
         if turns and turns[-1].role == message.role:
-            turns[-1] = Message(message.role, f"{turns[-1].text}\n\n{message.text}")
+            turns[-1] = _joined(turns[-1], message)
         else:
             turns.append(message)
     return turns
 
 
+def _joined(first: Message, second: Message) -> Message:
+    text = "\n\n".join(filter(None, (first.text, second.text)))
+    return Message(first.role, text, images=first.images + second.images)
+
+
+def content(text: str, images: Sequence[Image]) -> list[dict[str, Any]]:
+    """What a user says in one turn, as the Messages API's blocks: the pictures first, which models read best."""
+    blocks: list[dict[str, Any]] = [{"type": "image", "source": _source(image)} for image in images]
+    return [*blocks, {"type": "text", "text": text}] if text or not blocks else blocks
+
+
+def _source(image: Image) -> dict[str, str]:
+    if image.url:
+        return {"type": "url", "url": image.url}
+    return {"type": "base64", "media_type": image.media_type, "data": image.data}
+
+
 def _entry(turn: Message, number: int, uuid: str, parent: str | None, session: str, cwd: str) -> dict[str, Any]:
     if turn.role == "user":
-        message: dict[str, Any] = {"role": "user", "content": turn.text}
+        message: dict[str, Any] = {
+            "role": "user",
+            "content": content(turn.text, turn.images) if turn.images else turn.text,
+        }
     else:
         message = {
             "id": f"msg_history_{number}",

@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from app import sse
+from app import images, sse
 from core.errors import InvalidRequest, TooLarge
 from core.events import AnyEvent, Unrecognised
-from core.run import Message, Run, RunRequest
+from core.run import Image, Message, Run, RunRequest
 from core.sentences import sentence
+from core.settings import Settings
 
 HEARTBEAT = sse.comment(b"heartbeat")
 RETRY = b"retry: 500\n"
@@ -63,21 +64,16 @@ class RunBody(msgspec.Struct, frozen=True):
     detach: bool = True
 
 
-def parse(body: RunBody, max_prompt_bytes: int) -> RunRequest:
+def parse(body: RunBody, settings: Settings) -> RunRequest:
     """What to run. Raises `InvalidRequest` or `TooLarge`, naming the field."""
     if (body.prompt is None) == (not body.messages):
         raise InvalidRequest("Give either 'prompt' or 'messages'.", param="prompt")
     if body.parent is not None and body.messages:
         raise InvalidRequest("Give 'prompt' with 'parent': the earlier messages are known.", param="messages")
-    messages = body.messages or (Message("user", body.prompt or ""),)
-    for i, message in enumerate(messages):
-        if message.role not in ("user", "assistant"):
-            raise InvalidRequest(
-                f"messages[{i}].role: expected 'user' or 'assistant'; system text goes into 'system'.",
-                param=f"messages[{i}].role",
-            )
+    messages = tuple(_message(message, f"messages[{i}]", settings) for i, message in enumerate(body.messages))
     param = "messages" if body.prompt is None else "prompt"
-    return checked(RunRequest(messages=messages, system=body.system), max_prompt_bytes, param)
+    messages = messages or (Message("user", body.prompt or ""),)
+    return checked(RunRequest(messages=messages, system=body.system), settings, param)
 
 
 def behind(parent: RunRequest, answer: str, request: RunRequest) -> RunRequest:
@@ -88,15 +84,42 @@ def behind(parent: RunRequest, answer: str, request: RunRequest) -> RunRequest:
     return msgspec.structs.replace(request, messages=(*earlier, *request.messages), system=system)
 
 
-def checked(request: RunRequest, max_prompt_bytes: int, param: str = "messages") -> RunRequest:
-    """The same request, if it ends with a user's text and is not too large; any dialect's last step."""
+def _message(message: Message, where: str, settings: Settings) -> Message:
+    if message.role not in ("user", "assistant"):
+        raise InvalidRequest(
+            f"{where}.role: expected 'user' or 'assistant'; system text goes into 'system'.", param=f"{where}.role"
+        )
+    if message.images and message.role != "user":
+        raise InvalidRequest(f"{where}.images: pictures belong into a user's message.", param=f"{where}.images")
+    pictures = tuple(_picture(each, f"{where}.images[{i}]", settings) for i, each in enumerate(message.images))
+    return msgspec.structs.replace(message, images=pictures)
+
+
+def _picture(given: Image, where: str, settings: Settings) -> Image:
+    if given.url and given.data:
+        raise InvalidRequest(f"{where}: give either 'data' or 'url'.", param=where)
+    if given.url:
+        return images.from_url(given.url, f"{where}.url", addresses_allowed=settings.image_urls == "on")
+    return images.from_base64(given.data, f"{where}.data")
+
+
+def checked(request: RunRequest, settings: Settings, param: str = "messages") -> RunRequest:
+    """The same request, if it ends with what a user says and is not too large; any dialect's last step."""
     last = request.messages[-1]
-    if last.role != "user" or not last.text.strip():
+    if last.role != "user" or not (last.text.strip() or last.images):
         raise InvalidRequest("The last message must be a user's, and not empty.", param=param)
+    pictures = [picture for message in request.messages for picture in message.images]
+    if len(pictures) > settings.max_images:
+        raise InvalidRequest(
+            f"{param}: they have {len(pictures)} pictures; this server takes {settings.max_images} "
+            "(HEARTLINE_MAX_IMAGES). Leave some out, or start a new chat.",
+            param=param,
+        )
     size = len(request.system.encode()) + sum(len(message.text.encode()) for message in request.messages)
-    if size > max_prompt_bytes:
+    size += sum(len(picture.data or picture.url) for picture in pictures)
+    if size > settings.max_prompt_bytes:
         raise TooLarge(
-            f"The messages are {size} bytes together; this server takes {max_prompt_bytes} "
+            f"The messages are {size} bytes together; this server takes {settings.max_prompt_bytes} "
             "(HEARTLINE_MAX_PROMPT_BYTES). Shorten them, or start a new chat.",
             param=param,
         )

@@ -134,6 +134,7 @@ def bearer(value: str) -> dict[str, str]:
 
 VALID = json.dumps(chat(PROMPT)).encode()
 TEXT = {"type": "text", "text": PROMPT}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 NOT_JSON = [
     Bad("json_truncated", "JSON", VALID[:-9]),
@@ -212,27 +213,43 @@ WRONG_MESSAGES = [
     Bad("content_blank", "not empty", messages(user(" \n\t\u00a0\u2003")), param="messages[0]"),
     Bad("content_no_parts", "not empty", messages(user([])), param="messages[0]"),
     Bad("content_blank_parts", "not empty", messages(user([{**TEXT, "text": " "}])), param="messages[0]"),
-    Bad(
-        "last_is_assistants", "user", messages(user(PROMPT), {"role": "assistant", "content": "y"}), param="messages[1]"
-    ),
-    Bad("last_is_systems", "user", messages(user(PROMPT), {"role": "system", "content": "y"}), param="messages[1]"),
+    Bad("blank_before_nothing", "user", messages(user(" "), {"role": "assistant", "content": ""}), param="messages[0]"),
     Bad("last_is_a_tools", "user", messages(user(PROMPT), {"role": "tool", "content": "y"}), param="messages[1]"),
     Bad("last_is_blank", "not empty", messages(user(PROMPT), user("  ")), param="messages[1]"),
     Bad("only_a_system_message", "user", messages({"role": "system", "content": PROMPT}), param="messages[0]"),
     Bad("part_type_missing", "type", messages(user([{"text": PROMPT}])), param="messages[0].content[0].type"),
     Bad("part_type_unknown", "hologram", messages(user([{"type": "hologram"}])), param="messages[0].content[0].type"),
     Bad(
-        "part_image",
-        "image_url",
+        "part_image_no_picture",
+        "PNG",
         messages(user([TEXT, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}])),
-        param="messages[0].content[1].type",
+        param="messages[0].content[1].image_url.url",
+    ),
+    Bad(
+        "part_image_by_its_address",
+        "HEARTLINE_IMAGE_URLS",
+        messages(user([TEXT, {"type": "image_url", "image_url": {"url": "http://127.0.0.1:6379/"}}])),
+        param="messages[0].content[1].image_url.url",
+    ),
+    Bad(
+        "part_image_without_url",
+        "url",
+        messages(user([TEXT, {"type": "image_url", "image_url": {"detail": "low"}}])),
+        param="messages[0].content[1].image_url.url",
+    ),
+    Bad(
+        "part_image_number",
+        "object",
+        messages(user([TEXT, {"type": "image_url", "image_url": 5}])),
+        param="messages[0].content[1].image_url",
     ),
     Bad(
         "part_image_of_an_earlier_turn",
         "image_url",
         messages(user([{"type": "image_url"}]), {"role": "assistant", "content": "nice"}, user(PROMPT)),
-        param="messages[0].content[0].type",
+        param="messages[0].content[0].image_url",
     ),
+    Bad("too_many_images", "HEARTLINE_MAX_IMAGES", messages(user([PICTURE] * 21)), param="messages"),
     Bad(
         "part_audio",
         "input_audio",
@@ -260,11 +277,14 @@ WHAT_CANNOT_BE_HONOURED = [
     Bad("function_call_named", "functions", chat(PROMPT, function_call={"name": "f"}), param="function_call"),
     Bad(
         "json_schema",
-        "JSON",
+        "object",
         chat(PROMPT, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
-        param="response_format",
+        param="response_format.json_schema.schema.type",
     ),
-    Bad("json_object", "JSON", chat(PROMPT, response_format={"type": "json_object"}), param="response_format"),
+    Bad("reasoning_effort_odd", "xhigh", chat(PROMPT, reasoning_effort="odd"), param="reasoning_effort"),
+    Bad("reasoning_effort_number", "str", chat(PROMPT, reasoning_effort=5), param="reasoning_effort"),
+    Bad("reasoning_odd", "xhigh", chat(PROMPT, reasoning={"effort": "odd"}), param="reasoning.effort"),
+    Bad("reasoning_string", "object", chat(PROMPT, reasoning="high"), param="reasoning"),
     Bad("response_format_odd", "response_format", chat(PROMPT, response_format={"type": []}), param="response_format"),
     Bad("model_unknown", "chat, agent", chat(PROMPT, model="gpt-4"), status=404, param="model", code="model_not_found"),
     Bad("model_case", "chat, agent", chat(PROMPT, model="Chat"), status=404, param="model", code="model_not_found"),

@@ -15,7 +15,8 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from core import keys, queue
+from core import keys
+from core.run import Lane
 from tests import sse
 from tests.deployment import KEYS, Deployment, chat, eventually
 from tests.sse import Watcher
@@ -239,7 +240,7 @@ def test_a_run_that_nobody_begins_ends_with_a_sentence(tmp_path: Path) -> None:
         error = next(frame.json["error"] for frame in found if frame.data and '"error"' in frame.data)
         assert error["code"] == "queue_timeout"
         assert "beschäftigt" in error["message"]
-        eventually(lambda: Queue(queue.NAME, connection=heartline.redis).count == 0)
+        eventually(lambda: Queue(Lane.RUNS.value, connection=heartline.redis).count == 0)
 
 
 # --- workers that die -----------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def test_a_killed_worker_is_told_to_its_clients_and_swept_by_the_next(tmp_path: 
         assert [event["seq"] for event in watcher.seen] == list(range(1, len(watcher.seen) + 1))
         job = Job.fetch(run_id, heartline.redis, serializer=JSONSerializer)
         eventually(lambda: job.get_status(refresh=True) == "failed")
-        started = Queue(queue.NAME, connection=heartline.redis, serializer=JSONSerializer).started_job_registry
+        started = Queue(Lane.RUNS.value, connection=heartline.redis, serializer=JSONSerializer).started_job_registry
         assert started.get_job_ids() == []
         heartline.workers[0].process.wait()
         heartline.parts.remove(heartline.workers[0])
@@ -277,7 +278,7 @@ def test_a_run_whose_worker_died_before_it_began_is_put_back_in_line(tmp_path: P
         with heartline.http() as client:
             taken = client.post("/v1/runs", json={"prompt": "dequeued, never begun"}).json()["id"]
             leased = client.post("/v1/runs", json={"prompt": "leased, never begun"}).json()["id"]
-        line = Queue(queue.NAME, connection=heartline.redis)
+        line = Queue(Lane.RUNS.value, connection=heartline.redis)
         heartline.redis.lmove(line.key, line.intermediate_queue_key, "LEFT", "RIGHT")
         heartline.redis.lrem(line.key, 1, leased)
         heartline.redis.zadd(keys.leases(), {leased: time.time() - 100})

@@ -212,7 +212,8 @@ class Reader(Client):
 
 
 class Chatter(Client):
-    """A chat client: stays; when its replica dies, it asks again with the same key."""
+    """A chat client: stays; when its replica dies, it asks again with the same key. What it asks is a task when it is
+    plain: those wait in their own lane."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -253,6 +254,8 @@ class Chatter(Client):
             "messages": [{"role": "user", "content": self.question.prompt}],
         }
         headers = {"Idempotency-Key": self.name}
+        if self.question.kind == "plain":
+            headers["X-OpenWebUI-Task"] = "title_generation"
         with self._request(url, "POST", "/v1/chat/completions", body, **headers) as response:
             self._accept(response, asked_at)
             for frame in self._frames(response):

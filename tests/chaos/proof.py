@@ -10,10 +10,10 @@ from rq import Queue
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from core import events, keys, queue
+from core import events, keys
 from core.events import AnyEvent, Failed, Terminal, Text
 from core.log import EventLog, status_of
-from core.run import TERMINAL, Status
+from core.run import TERMINAL, Lane, Status
 from core.runs import RunStore
 from tests.chaos.clients import Chatter, Client, Reader
 from tests.chaos.faults import Faults
@@ -69,12 +69,13 @@ def runs(redis: "Redis") -> dict[str, Record]:
 
 def unsettled(redis: "Redis") -> list[str]:
     """What is still going on: runs that have not ended, jobs that RQ counts as waiting or started."""
-    line = Queue(queue.NAME, connection=redis, serializer=JSONSerializer)
-    started = StartedJobRegistry(queue.NAME, redis, serializer=JSONSerializer)
     going_on = [f"run {i} {record.status}" for i, record in runs(redis).items() if record.status not in TERMINAL]
-    going_on += [f"queued {job_id}" for job_id in redis.lrange(line.key, 0, -1)]
-    going_on += [f"intermediate {job_id}" for job_id in redis.lrange(line.intermediate_queue_key, 0, -1)]
-    going_on += [f"started {job_id}" for job_id in started.get_job_ids(cleanup=False)]
+    for lane in Lane:
+        line = Queue(lane.value, connection=redis, serializer=JSONSerializer)
+        started = StartedJobRegistry(queue=line)
+        going_on += [f"queued {job_id}" for job_id in redis.lrange(line.key, 0, -1)]
+        going_on += [f"intermediate {job_id}" for job_id in redis.lrange(line.intermediate_queue_key, 0, -1)]
+        going_on += [f"started {job_id}" for job_id in started.get_job_ids(cleanup=False)]
     going_on += [f"lease {run_id}" for run_id in redis.zrange(keys.leases(), 0, -1)]
     return going_on
 
@@ -91,6 +92,7 @@ class Proof:
 
     def look(self, before: Mapping[str, Measure], unsettled: Sequence[str], marked: Sequence[str]) -> Report:
         self._look_at_runs()
+        self._look_at_usage()
         self._look_at_clients()
         self._count("not settled (runs, queue, registry, leases)", len(unsettled))
         self._wrong(f"not settled: {what}" for what in unsettled)
@@ -127,6 +129,19 @@ class Proof:
         self._wrong(
             f"run {one.run_id}: accepted and not in Redis" for one in lost if not self._may_be_lost(one.told_at)
         )
+
+    def _look_at_usage(self) -> None:
+        """A run may stay uncounted when a process dies just behind its end; none may be counted twice."""
+        days = self._heartline.redis.scan_iter(match=keys.usage("*", "*"))
+        counted = Counter[str]()
+        for day in days:
+            for number, count in self._heartline.redis.hgetall(day).items():
+                counted[number.decode().partition(" ")[2]] += int(count)
+        for status in TERMINAL:
+            there = sum(record.status is status for record in self._runs.values())
+            self._count(f"runs {status} that the usage counts", counted[status])
+            if counted[status] > there:
+                self._wrong([f"the usage counts {counted[status]} runs {status}, and there are {there}"])
 
     def _may_be_lost(self, at: float) -> bool:
         """Whether Valkey was killed so soon afterwards that it may have forgotten."""

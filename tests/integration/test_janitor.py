@@ -11,7 +11,7 @@ from rq import Queue, SimpleWorker
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from core import keys, queue
+from core import keys
 from core.clients import connect
 from core.errors import AppendRefused
 from core.events import Completed, Failed, Started, Text
@@ -19,7 +19,7 @@ from core.janitor import TIDY_EVERY_SECONDS, Janitor
 from core.leases import LEASE_SECONDS, Leases
 from core.log import EventLog, Writer
 from core.queue import RunQueue
-from core.run import Message, Run, RunRequest, Status, new_id
+from core.run import Lane, Message, Run, RunRequest, Status, new_id
 from core.runs import RunStore
 from core.settings import Settings
 
@@ -44,7 +44,7 @@ class World:
         self.store = RunStore(redis, 1000)
         self.queue = RunQueue(redis, 1000)
         self.leases = Leases(redis)
-        self.rq = Queue(queue.NAME, connection=redis, serializer=JSONSerializer)
+        self.rq = Queue(Lane.RUNS.value, connection=redis, serializer=JSONSerializer)
 
     def janitor(self, clock: Clock, now: Callable[[], float] = time.time, redis: "Redis | None" = None) -> Janitor:
         here = redis or self.redis

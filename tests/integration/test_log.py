@@ -42,7 +42,7 @@ def texts(log: EventLog, run: Run) -> list[str]:
 
 def test_a_run_is_what_was_stored(store: RunStore, run: Run) -> None:
     assert store.get(run.id, "alice") == run
-    assert store.request(run.id).prompt == "What?"
+    assert store.request(run.id).prompt == (Message("user", "What?"),)
 
 
 def test_another_owners_run_does_not_exist(store: RunStore, run: Run) -> None:

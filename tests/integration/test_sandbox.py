@@ -89,7 +89,7 @@ both = pytest.mark.parametrize("tool", [False, True], ids=["cli", "tool"])
 def test_it_is_at_home_in_its_workspace_which_is_always_at_the_same_path(run: Run, state: Path, tool: bool) -> None:
     process = run("pwd; echo mine > file; cat /workspace/file", tool=tool)
     assert output(process) == "/workspace\nmine\n"
-    assert [file.read_text() for file in state.glob("workspaces/*/file")] == ["mine\n"]
+    assert [file.read_text() for file in state.glob("workspaces/*/files/file")] == ["mine\n"]
 
 
 @both

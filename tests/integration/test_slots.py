@@ -14,12 +14,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 
-from core import profiles, queue
+from core import profiles
 from core.events import Failed
 from core.liveness import Liveness
 from core.log import EventLog
 from core.queue import RunQueue
-from core.run import Message, Run, RunRequest, Status, new_id
+from core.run import Lane, Message, Run, RunRequest, Status, new_id
 from core.runs import RunStore
 from core.settings import Settings
 from tests.deployment import FAKE_CLAUDE, MODELS, eventually
@@ -60,7 +60,8 @@ def test_each_slot_is_a_worker_in_rqs_registry_with_its_job(slots: Slots, redis:
     workers = SimpleWorker.all(redis, serializer=JSONSerializer)
     assert len(workers) == 2
     assert [worker.get_current_job_id() for worker in workers if worker.get_current_job_id()] == [run.id]
-    assert Queue(queue.NAME, connection=redis, serializer=JSONSerializer).started_job_registry.get_job_ids() == [run.id]
+    line = Queue(Lane.RUNS.value, connection=redis, serializer=JSONSerializer)
+    assert line.started_job_registry.get_job_ids() == [run.id]
     job = Job.fetch(run.id, redis, serializer=JSONSerializer)
     assert job.description == f"run {run.id} · chat · alice"
     assert b"pickle" not in redis.hget(job.key, "data")
@@ -85,7 +86,7 @@ def test_a_job_that_names_another_function_does_not_run_it(
     slots: Slots, redis: "Redis", tmp_path: Path, function: str
 ) -> None:
     trace = tmp_path / "executed"
-    foreign = Queue(queue.NAME, connection=redis, serializer=JSONSerializer)
+    foreign = Queue(Lane.RUNS.value, connection=redis, serializer=JSONSerializer)
     job = foreign.enqueue_call(function, args=(f"touch {trace}",), on_success=None)
     eventually(lambda: job.get_status(refresh=True) == "failed")
     assert not trace.exists()
@@ -104,7 +105,7 @@ def test_a_jobs_callbacks_are_never_imported(slots: Slots, redis: "Redis", tmp_p
 
 
 def test_a_pickled_job_is_refused_and_hurts_nobody(slots: Slots, redis: "Redis") -> None:
-    pickled = Queue(queue.NAME, connection=redis).enqueue_call("os.getcwd")
+    pickled = Queue(Lane.RUNS.value, connection=redis).enqueue_call("os.getcwd")
     run = submit(redis, "after the poison")
     eventually(lambda: status(redis, run) is Status.COMPLETED)
     eventually(lambda: pickled.get_status(refresh=True) == "failed")

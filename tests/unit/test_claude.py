@@ -559,6 +559,44 @@ def test_an_answer_that_comes_only_with_the_result_is_used() -> None:
     assert Run(result(result="Local command output")).answer == "Local command output"
 
 
+STRUCTURED = [
+    message_start(),
+    assistant(tool_use({"n": "3"}, name="StructuredOutput")),
+    tool_result("Output does not match required schema: /n: must be integer", is_error=True),
+    assistant(tool_use({"n": 3}, name="StructuredOutput", tool_id="toolu_2")),
+    tool_result("Structured output provided successfully", tool_id="toolu_2"),
+]
+
+
+def test_how_the_model_hands_in_json_is_no_tool() -> None:
+    assert Run(*STRUCTURED).events == []
+    started, finished = Run(*STRUCTURED, assistant(tool_use({}, tool_id="t")), tool_result("x", tool_id="t")).events
+    assert (type(started).__name__, type(finished).__name__) == ("ToolStarted", "ToolFinished")
+
+
+@pytest.mark.parametrize("text", ['{"n":3,"x":1.0,"y":1e2,"b":"ä😀\\n","a":[]}', "[]", '"null"', "0", "false"])
+def test_structured_output_is_kept_to_the_letter_and_is_no_event(text: str) -> None:
+    printed = result(result=text, structured_output="HERE").replace(b'"HERE"', text.encode())
+    run = Run(*STRUCTURED, printed)
+    assert run.events == []
+    assert run.translator.result is not None
+    assert run.translator.result.structured == text
+
+
+def test_structured_output_with_half_a_character_can_be_written() -> None:
+    found = Run(result(result=HALF, structured_output={HALF: HALF})).translator.result
+    assert found is not None
+    assert json.loads(found.structured.encode())
+
+
+def test_without_structured_output_there_is_none() -> None:
+    for last in (result(result="said"), result(result="said", structured_output=None)):
+        run = Run(last)
+        assert run.answer == "said"
+        assert run.translator.result is not None
+        assert run.translator.result.structured == ""
+
+
 @pytest.mark.parametrize("text", ["", None])
 def test_a_result_without_text_is_an_empty_answer(text: str | None) -> None:
     run = Run(result(result=text))
@@ -712,8 +750,8 @@ def test_a_megabyte_of_text_in_one_line_is_whole() -> None:
 
 
 NULLABLE = [
-    "subtype", "is_error", "result", "errors", "stop_reason", "num_turns", "total_cost_usd", "usage",
-    "terminal_reason", "api_error_status", "session_id", "parent_tool_use_id", "attempt", "retry_delay_ms",
+    "subtype", "is_error", "result", "structured_output", "errors", "stop_reason", "num_turns", "total_cost_usd",
+    "usage", "terminal_reason", "api_error_status", "session_id", "parent_tool_use_id", "attempt", "retry_delay_ms",
 ]  # fmt: skip
 
 
@@ -795,6 +833,7 @@ GOOD = [
     tool_result([text_block("x")]),
     retry(),
     result(result="x", usage={"input_tokens": 1, "output_tokens": 1}, total_cost_usd=0.1),
+    result(result="{}", structured_output={"a": [None, "x"]}),
 ]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigurationError
 from core.profiles import Profile
-from core.run import Message, RunRequest
+from core.run import Image, Message, RunRequest
 from worker.command import Command, arguments, environment_for, prepare, user_line
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
@@ -127,13 +127,61 @@ def test_any_prompt_is_one_line_and_arrives(prompt: str) -> None:
     assert text_of(user_line(prompt)).removeprefix(" ") == prompt.removeprefix(" ")
 
 
+def test_the_prompts_pictures_go_in_with_it() -> None:
+    said = json.loads(user_line("/look", [Image("image/png", "UkVE"), Image(url="https://pictures.example/a.png")]))
+    assert said["message"]["content"] == [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "UkVE"}},
+        {"type": "image", "source": {"type": "url", "url": "https://pictures.example/a.png"}},
+        {"type": "text", "text": " /look"},
+    ]
+
+
+def test_pictures_go_where_their_turn_goes(folder: Path) -> None:
+    earlier = Message("user", "a", images=(Image("image/png", "RUFSTElFUg=="),))
+    latest = Message("user", "", images=(Image("image/png", "TEFURVNU"),))
+    command = prepared(folder, RunRequest(messages=(earlier, Message("assistant", "b"), latest)))
+    session = Path(value_of(command.argv, "--resume")).read_text(encoding="utf-8")
+    assert ("RUFSTElFUg==" in session, "TEFURVNU" in session) == (True, False)
+    assert (b"RUFSTElFUg==" in command.stdin, b"TEFURVNU" in command.stdin) == (False, True)
+
+
 # Flags.
 
 
-def test_every_run_has_its_own_session_and_keeps_none() -> None:
-    flags = arguments(RUN_ID, PLAIN)
-    assert value_of(flags, "--session-id") == str(UUID(RUN_ID))
-    assert "--no-session-persistence" in flags
+def test_a_requests_effort_wins_over_its_profiles(folder: Path) -> None:
+    profile = Profile(id="p", effort="high")
+    request = RunRequest(messages=(Message("user", "a"),), effort="low")
+    assert value_of(prepared(folder, request, profile).argv, "--effort") == "low"
+    assert value_of(prepared(folder, asked("a"), profile).argv, "--effort") == "high"
+
+
+def test_the_schema_that_an_answer_must_follow_is_an_argument(folder: Path) -> None:
+    request = RunRequest(messages=(Message("user", "a"),), schema='{"type":"object"}')
+    assert value_of(prepared(folder, request).argv, "--json-schema") == '{"type":"object"}'
+    assert "--json-schema" not in prepared(folder, asked("a")).argv
+
+
+def test_every_run_has_its_own_session() -> None:
+    assert value_of(arguments(RUN_ID, PLAIN), "--session-id") == str(UUID(RUN_ID))
+
+
+def test_a_run_that_belongs_to_no_conversation_keeps_no_session(folder: Path) -> None:
+    assert "--no-session-persistence" in prepared(folder, asked("hi")).argv
+    lasting = prepare(RUN_ID, asked("hi"), PLAIN, "/bin/claude", folder, {}, lasting=True)
+    assert "--no-session-persistence" not in lasting.argv
+
+
+def test_a_session_takes_the_place_of_the_history_and_only_what_is_new_is_said(folder: Path) -> None:
+    session = folder / "kept.jsonl"
+    session.write_text("all that was said")
+    messages = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("user", "d"))
+    command = prepare(RUN_ID, RunRequest(messages=messages), PLAIN, "/bin/claude", folder, {}, session=session)
+    resumed = Path(value_of(command.argv, "--resume"))
+    assert resumed.parent == folder
+    assert resumed.read_text() == "all that was said"
+    assert value_of(command.argv, "--system-prompt-snapshot") == "off"
+    assert "--fork-session" in command.argv
+    assert text_of(command.stdin) == "c\n\nd"
 
 
 def test_the_output_is_streamed_as_json() -> None:

@@ -52,7 +52,8 @@ def test_half_a_character_is_no_error() -> None:
     assert said(user("\ud83d")) != said(user("\ud83e"))
 
 
-messages = st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), st.text("ab\0 ", max_size=3)), max_size=6)
+roles, texts = st.sampled_from(["user", "assistant"]), st.text("ab\0 ", max_size=3)
+messages = st.lists(st.builds(Message, roles, texts), max_size=6)
 
 
 @given(messages, messages)

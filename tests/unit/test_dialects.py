@@ -1,4 +1,4 @@
-"""The wire formats: a request's body becomes what to run, an event becomes what the client reads."""
+"""The wire formats: an event becomes what the client reads; and a native run's body what to run."""
 
 import json
 from typing import Any
@@ -8,20 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.dialects import Dialect, native, openai_chat, openai_request
+from app.dialects import Dialect, native, openai_chat
 from app.dialects.native import NativeStream, RunBody
 from app.dialects.openai_chat import ChatStream
-from app.dialects.openai_request import ChatBody
 from app.whole import Silent
 from core import events
 from core.errors import InvalidRequest, TooLarge
 from core.events import AnyEvent, Unrecognised, Usage
-from core.run import Message, Run, RunRequest, Status
+from core.run import Image, Message, Place, Run, RunRequest, Status
+from core.settings import Settings
 
 Json = dict[str, Any]
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
-LARGE = 1_000_000
+SETTINGS = Settings()
+PNG = "iVBORw0KGgo="  # its signature
 USAGE = Usage(input_tokens=60, cached_input_tokens=20, output_tokens=7, cost_usd=0.25, turns=3)
 SAFE_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -41,195 +42,6 @@ EVERY_EVENT: list[AnyEvent] = [
     events.Failed(seq=11, code="timeout", message="Too long."),
     events.Cancelled(seq=12, reason="user"),
 ]
-
-
-# OpenAI's chat: the request.
-
-
-def chat(*messages: Json, max_bytes: int = LARGE, **fields: Any) -> RunRequest:
-    """What to run, from the JSON of a body."""
-    data = json.dumps({"messages": messages, **fields}).encode()
-    return openai_request.parse(msgspec.json.decode(data, type=ChatBody), max_bytes)
-
-
-def user(content: Any) -> Json:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: Any, **fields: Any) -> Json:
-    return {"role": "assistant", "content": content, **fields}
-
-
-def refused(*messages: Json, **fields: Any) -> InvalidRequest:
-    with pytest.raises(InvalidRequest) as caught:
-        chat(*messages, **fields)
-    return caught.value
-
-
-def test_one_message_is_the_prompt() -> None:
-    assert chat(user("hi")) == RunRequest(messages=(Message("user", "hi"),))
-
-
-def test_roles_become_turns_and_system_text() -> None:
-    request = chat(
-        {"role": "system", "content": "Be brief."},
-        user("a"),
-        assistant("b"),
-        {"role": "developer", "content": "Be kind."},
-        user("c"),
-    )
-    assert request.system == "Be brief.\n\nBe kind."
-    assert request.messages == (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
-
-
-def test_the_text_of_a_message_is_not_touched() -> None:
-    assert chat(user("  a\n\n b ")).prompt == "  a\n\n b "
-
-
-def test_empty_turns_and_empty_system_text_are_left_out() -> None:
-    request = chat({"role": "system", "content": ""}, user(" "), assistant(None), assistant([]), user("hi"))
-    assert request == RunRequest(messages=(Message("user", "hi"),))
-
-
-def test_parts_are_paragraphs() -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}, {"type": "output_text", "text": "c"}]
-    assert chat(user(parts)).prompt == "a\n\nb\n\nc"
-
-
-def test_an_earlier_refusal_is_part_of_the_history() -> None:
-    request = chat(user("a"), assistant([{"type": "refusal", "refusal": "I cannot do that."}]), user("b"))
-    assert Message("assistant", "I cannot do that.") in request.messages
-
-
-def test_earlier_tool_calls_and_results_are_written_out() -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "ls", "arguments": '{"path": "/"}'}}
-    request = chat(
-        user("a"),
-        assistant(None, tool_calls=[call]),
-        {"role": "tool", "tool_call_id": "c1", "content": "bin etc"},
-        assistant("Done."),
-        user("b"),
-    )
-    assert request.history == (
-        Message("user", "a"),
-        Message("assistant", '[Called the tool ls (c1) with {"path": "/"}]'),
-        Message("user", "[Result of the tool c1]\nbin etc"),
-        Message("assistant", "Done."),
-    )
-
-
-def test_a_tool_call_follows_what_was_said_with_it() -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
-    request = chat(user("a"), assistant("Looking.", tool_calls=[call, call]), user("b"))
-    called = "[Called the tool ls (c1) with {}]"
-    assert request.messages[1].text == f"Looking.\n\n{called}\n\n{called}"
-
-
-@pytest.mark.parametrize(
-    ("fields", "name"),
-    [({"name": "ls"}, "ls"), ({"tool_call_id": "c1"}, "c1"), ({"name": "ls", "tool_call_id": "c1"}, "ls")],
-)
-@pytest.mark.parametrize("role", ["tool", "function"])
-def test_a_tools_result_is_named(role: str, fields: Json, name: str) -> None:
-    request = chat({"role": role, "content": "x", **fields}, user("b"))
-    assert request.messages[0] == Message("user", f"[Result of the tool {name}]\nx")
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"temperature": 0.2, "top_p": 1, "seed": 7, "user": "u", "max_tokens": 5, "metadata": {}},
-        {"tools": [{"type": "function", "function": {"name": "f"}}], "parallel_tool_calls": True},
-        {"n": 1},
-        {"n": None},
-        {"logprobs": False, "top_logprobs": 0},
-        {"modalities": ["text"]},
-        {"tool_choice": "auto", "function_call": "none"},
-        {"response_format": {"type": "text"}},
-        {"response_format": None},
-        {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
-        {"something_new": {"a": [1]}},
-    ],
-)
-def test_what_changes_nothing_is_tolerated(fields: Json) -> None:
-    assert chat(user("hi"), **fields).prompt == "hi"
-
-
-@pytest.mark.parametrize(
-    ("param", "value"),
-    [
-        ("n", 2),
-        ("n", 0),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("modalities", ["text", "audio"]),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("function_call", {"name": "f"}),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
-        ("response_format", {}),
-        ("response_format", 5),
-    ],
-)
-def test_what_cannot_be_honoured_is_refused_by_name(param: str, value: Any) -> None:
-    error = refused(user("hi"), **{param: value})
-    assert error.param == param
-    assert error.message.startswith(f"{param}:")
-    assert error.status == 400
-
-
-@pytest.mark.parametrize(
-    ("messages", "param"),
-    [
-        ([], "messages"),
-        ([{"role": "system", "content": "x"}], "messages[0]"),
-        ([user("a"), assistant("b")], "messages[1]"),
-        ([user("")], "messages[0]"),
-        ([user("  \n")], "messages[0]"),
-        ([user(None)], "messages[0]"),
-        ([user([])], "messages[0]"),
-        ([user("a"), user([{"type": "text", "text": " "}])], "messages[1]"),
-        ([user("a"), {"role": "tool", "content": "x"}], "messages[1]"),
-        ([user([{"type": "image_url", "image_url": {"url": "data:"}}])], "messages[0].content[0].type"),
-        ([user("a"), user([{"type": "text", "text": "x"}, {"type": "input_audio"}])], "messages[1].content[1].type"),
-        ([user([{"type": "text"}])], "messages[0].content[0].text"),
-        ([user([{"type": "text", "text": None}])], "messages[0].content[0].text"),
-    ],
-)
-def test_a_wrong_message_is_refused_by_its_place(messages: list[Json], param: str) -> None:
-    error = refused(*messages)
-    assert error.param == param
-    assert error.message.startswith(f"{param}:")
-
-
-def test_the_name_of_an_unknown_part_is_cut() -> None:
-    assert len(refused(user([{"type": "x" * 10_000}])).message) < 200
-
-
-@pytest.mark.parametrize(
-    ("messages", "size"),
-    [
-        ([user("12345")], 5),
-        ([user("ää")], 4),
-        ([user("😀")], 4),
-        ([{"role": "system", "content": "123"}, user("ab"), assistant("c"), user("d")], 7),
-    ],
-)
-def test_the_limit_counts_bytes_of_everything(messages: list[Json], size: int) -> None:
-    assert chat(*messages, max_bytes=size)
-    with pytest.raises(TooLarge, match=f"{size} bytes") as caught:
-        chat(*messages, max_bytes=size - 1)
-    assert (caught.value.param, caught.value.status) == ("messages", 413)
-
-
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [(None, False), ({}, False), ({"include_usage": None}, False), ({"include_usage": True}, True)],
-)
-def test_usage_is_wanted_when_it_is_asked_for(options: Json | None, wanted: bool) -> None:
-    body = msgspec.convert({"messages": [], "stream_options": options}, ChatBody)
-    assert body.include_usage is wanted
 
 
 # OpenAI's chat: the stream.
@@ -524,8 +336,8 @@ def test_a_native_heartbeat_is_a_comment() -> None:
     assert only(NativeStream().heartbeat()).comment == "heartbeat"
 
 
-def native_request(max_bytes: int = LARGE, **fields: Any) -> RunRequest:
-    return native.parse(msgspec.json.decode(json.dumps(fields).encode(), type=RunBody), max_bytes)
+def native_request(settings: Settings = SETTINGS, **fields: Any) -> RunRequest:
+    return native.parse(msgspec.json.decode(json.dumps(fields).encode(), type=RunBody), settings)
 
 
 TURNS = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b"}, {"role": "user", "text": "c"}]
@@ -539,10 +351,33 @@ def test_messages_are_taken_as_they_are() -> None:
     assert [message.text for message in native_request(messages=TURNS).messages] == ["a", "b", "c"]
 
 
+def test_messages_may_have_pictures() -> None:
+    picture = {"media_type": "image/png", "data": PNG}
+    (message,) = native_request(messages=[{"role": "user", "text": "", "images": [picture]}]).messages
+    assert message == Message("user", "", images=(Image("image/png", PNG),))
+
+
+def test_a_picture_may_be_an_address_where_that_is_allowed() -> None:
+    address = "https://pictures.example/a.png"
+    turn = {"role": "user", "text": "hi", "images": [{"url": address}]}
+    (message,) = native_request(Settings(image_urls="on"), messages=[turn]).messages
+    assert message.images == (Image(url=address),)
+
+
+def looking(*pictures: Json, role: str = "user") -> Json:
+    return {"messages": [{"role": role, "text": "hi", "images": list(pictures)}, TURNS[0]]}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({}, "prompt"),
+        (looking({}), "messages[0].images[0].data"),
+        (looking({"data": PNG}, {"data": "?"}), "messages[0].images[1].data"),
+        (looking({"url": "https://pictures.example/a.png"}), "messages[0].images[0].url"),
+        (looking({"data": PNG, "url": "https://pictures.example/a.png"}), "messages[0].images[0]"),
+        (looking({"data": PNG}, role="assistant"), "messages[0].images"),
+        (looking(*([{"data": PNG}] * 21)), "messages"),
         ({"messages": []}, "prompt"),
         ({"prompt": "hi", "messages": TURNS}, "prompt"),
         ({"prompt": ""}, "prompt"),
@@ -560,7 +395,7 @@ def test_a_wrong_run_is_refused_by_name(fields: Json, param: str) -> None:
 
 def test_a_run_that_is_too_large_is_refused() -> None:
     with pytest.raises(TooLarge):
-        native_request(5, prompt="abc", system="def")
+        native_request(Settings(max_prompt_bytes=5), prompt="abc", system="def")
 
 
 def test_a_run_is_described_without_its_owner_and_its_worker() -> None:
@@ -573,6 +408,7 @@ def test_a_run_is_described_without_its_owner_and_its_worker() -> None:
         status=Status.RUNNING,
         started_at=2.0,
         worker="w",
+        place=Place(conversation="c" * 32, parent="p" * 32, scope="secret"),
     )
     assert native.describe(run) == {
         "id": RUN_ID,
@@ -581,6 +417,8 @@ def test_a_run_is_described_without_its_owner_and_its_worker() -> None:
         "model": "m",
         "profile": "p",
         "detach": False,
+        "conversation": "c" * 32,
+        "parent": "p" * 32,
         "created_at": 1.0,
         "started_at": 2.0,
         "ended_at": None,

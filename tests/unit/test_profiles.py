@@ -222,3 +222,53 @@ def test_a_variable_that_is_missing_is_named_with_its_profile(environ: dict[str,
     profile = Profile(id="needy", environment={"X": "${MISSING}"})
     with pytest.raises(ConfigurationError, match=r"'needy' needs MISSING"):
         environment_of(profile, environ)
+
+
+# The task profile.
+
+
+def test_the_shipped_task_profile_is_small_and_can_do_nothing(shipped: Profiles) -> None:
+    task = shipped.task
+    assert task is not None
+    assert (task.model, task.tools, task.max_turns, task.run_timeout_seconds) == ("haiku", (), 1, 30)
+    assert task.system_prompt_mode == "replace"
+    assert [profile.id for profile in shipped.profiles if shipped.is_task(profile.id)] == [task.id]
+
+
+def test_the_task_profile_is_no_model_of_the_clients() -> None:
+    known = Profiles(profiles=(*TWO, Profile(id="small", tools=())), defaults=Defaults(task="small"))
+    assert [profile.id for profile in known.offered] == ["one", "two"]
+    assert known.get("small").id == "small"
+    for refuse in (known.choose, known.offer):
+        with pytest.raises(ModelNotFound) as caught:
+            refuse("small")
+        assert caught.value.message == "The model 'small' does not exist. Known models: one, two."
+
+
+def test_a_request_for_the_task_profile_is_one_for_an_unknown_model() -> None:
+    known = Profiles(profiles=(*TWO, Profile(id="small", tools=())), defaults=Defaults(task="small", unknown="two"))
+    assert known.choose("small").id == "two"
+
+
+def test_without_a_task_profile_tasks_are_off() -> None:
+    known = Profiles(profiles=TWO)
+    assert known.task is None
+    assert not any(known.is_task(profile.id) for profile in TWO)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("defaults: {task: b}\nprofiles: [{id: a}]", "defaults.task names 'b', which is no profile"),
+        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b}]", "must say 'tools: []'"),
+        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b, tools: [Bash]}]", "must say 'tools: []'"),
+        ("defaults: {task: b}\nprofiles: [{id: a}, {id: b, tools: [], answer_file: x}]", "can have no answer_file"),
+        ("defaults: {task: b}\nprofiles: [{id: b, tools: []}]", "there is no profile but 'b'"),
+        ("defaults: {task: b, absent: b}\nprofiles: [{id: a}, {id: b, tools: []}]", "defaults.absent names 'b'"),
+        ("defaults: {task: b, unknown: b}\nprofiles: [{id: a}, {id: b, tools: []}]", "which is only for tasks"),
+    ],
+)
+def test_a_task_profile_that_cannot_be_one_is_refused_in_one_line(folder: Path, text: str, why: str) -> None:
+    said = refusal(written(folder, text))
+    assert why in said
+    assert "\n" not in said

@@ -47,11 +47,16 @@ def test_a_run_has_ended_when_its_status_is_terminal(status: Status) -> None:
     assert run.ended is (status in TERMINAL)
 
 
-def test_the_prompt_is_the_last_message_and_the_history_is_the_rest() -> None:
+def test_the_prompt_is_what_the_user_said_since_the_last_answer_and_the_history_is_the_rest() -> None:
     first, answer, last = Message("user", "a"), Message("assistant", "b"), Message("user", "c")
     request = RunRequest(messages=(first, answer, last))
-    assert request.prompt == "c"
+    assert request.prompt == (last,)
     assert request.history == (first, answer)
+    assert RunRequest(messages=(first, last)).prompt == (first, last)
+    tool = Message("user", "42", tool=True)
+    request = RunRequest(messages=(first, answer, tool, last))
+    assert request.prompt == (last,)
+    assert request.history == (first, answer, tool)
 
 
 def test_an_id_is_32_hex_digits_and_a_uuid() -> None:

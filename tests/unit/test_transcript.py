@@ -8,12 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.run import Message
-from worker.transcript import alternating, session_file
+from core.run import Image, Message
+from worker.transcript import alternating, content, session_file
+
+RED, BLUE = Image("image/png", "UkVE"), Image("image/gif", "QkxVRQ==")
+AWAY = Image(url="https://pictures.example/a.png")
 
 HISTORIES = st.lists(
     st.builds(
-        Message, role=st.sampled_from(["user", "assistant"]), text=st.text(st.characters(exclude_categories=["Cs"]))
+        Message,
+        role=st.sampled_from(["user", "assistant"]),
+        text=st.text(st.characters(exclude_categories=["Cs"])),
+        tool=st.booleans(),
     )
 )
 
@@ -46,17 +52,48 @@ def test_any_history_alternates_begins_with_the_user_and_loses_nothing(history: 
     turns = alternating(history)
     assert [turn.role for turn in turns] == [("user", "assistant")[i % 2] for i in range(len(turns))]
     for role in ("user", "assistant"):
-        texts = "\n\n".join(message.text for message in history if message.role == role)
-        assert "\n\n".join(turn.text for turn in turns if turn.role == role).endswith(texts)
+        texts = "\n\n".join(message.text for message in history if message.role == role and message.text)
+        assert "\n\n".join(turn.text for turn in turns if turn.role == role and turn.text).endswith(texts)
+
+
+def test_what_tools_did_is_joined_with_what_was_said() -> None:
+    history = [
+        Message("user", "a"),
+        Message("assistant", "b"),
+        Message("assistant", "c", tool=True),
+        Message("user", "d", tool=True, images=(RED,)),
+        Message("user", "e", images=(BLUE,)),
+    ]
+    assert alternating(history) == [
+        Message("user", "a"),
+        Message("assistant", "b\n\nc"),
+        Message("user", "d\n\ne", images=(RED, BLUE)),
+    ]
+
+
+def test_a_picture_without_words_adds_no_empty_lines() -> None:
+    shown = Message("user", "", images=(RED,))
+    assert alternating([shown, Message("user", "a"), shown]) == [Message("user", "a", images=(RED, RED))]
+
+
+def test_pictures_stand_in_front_of_the_text() -> None:
+    red = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "UkVE"}}
+    away = {"type": "image", "source": {"type": "url", "url": "https://pictures.example/a.png"}}
+    said = {"type": "text", "text": "Look."}
+    assert content("Look.", [RED, AWAY]) == [red, away, said]
+    assert content("", [RED]) == [red]
+    assert content("Look.", []) == [said]
+    (line,) = entries([Message("user", "Look.", images=(RED,))])
+    assert line["message"] == {"role": "user", "content": [red, said]}
 
 
 @given(HISTORIES.filter(bool))
 def test_the_file_holds_each_turn_as_it_was_said(history: list[Message]) -> None:
     said = []
     for entry in entries(history):
-        content = entry["message"]["content"]
-        said.append(Message(entry["type"], content if isinstance(content, str) else content[0]["text"]))
-    assert said == alternating(history)
+        blocks = entry["message"]["content"]
+        said.append((entry["type"], blocks if isinstance(blocks, str) else blocks[0]["text"]))
+    assert said == [(turn.role, turn.text) for turn in alternating(history)]
 
 
 def test_each_line_points_to_the_one_before() -> None:
