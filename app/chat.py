@@ -11,10 +11,13 @@ from flask import Blueprint, Response, g, request
 from app import sse, tasks
 from app.auth import required
 from app.client import Client
-from app.dialects.openai_chat import ChatStream, completion, error_object
+from app.dialects import Dialect
+from app.dialects.openai_chat import ChatStream, Chunks, completion, error_object
 from app.dialects.openai_request import ChatBody, parse
+from app.dialects.openwebui import OpenWebUIStream
 from app.intake import idempotency_key, read_body, wants_detach
 from app.origin import origin_of
+from app.progress import Progress, chosen
 from app.relay import RETRY_SECONDS
 from app.services import Services
 from app.whole import Silent, Whole
@@ -35,6 +38,7 @@ def routes(services: Services) -> Blueprint:
         body = read_body(request, ChatBody)
         asked = parse(body, settings)
         task = task_of(body, asked)
+        progress = chosen(settings.progress, request) if task is None else "none"
         if task is not None and services.profiles.task is None:
             return at_once(body, tasks.plain_answer(task, asked))
         run, _ = services.intake.submit(
@@ -46,20 +50,9 @@ def routes(services: Services) -> Blueprint:
             idempotency_key=idempotency_key(request),
             task=task is not None,
         )
-        return streamed(run, body.include_usage) if body.stream else whole(run)
+        return streamed(run, dialect_of(services, run, progress, body.include_usage)) if body.stream else whole(run)
 
-    def streamed(run: Run, include_usage: bool) -> Response:
-        is_read_by_people = run.lane is not Lane.TASKS
-        dialect = ChatStream(
-            run_id=run.id,
-            created=int(run.created_at),
-            model=run.model,
-            label=services.profiles.get(run.profile).label,
-            include_usage=include_usage,
-            progress="text" if settings.progress == "text" and is_read_by_people else "none",
-            heartbeat_style=settings.heartbeat_style if is_read_by_people else "comment",
-            language=settings.language,
-        )
+    def streamed(run: Run, dialect: Dialect) -> Response:
         stream = services.relay.stream(run, dialect, client=Client.of(request))
         return services.attendance.attending(run, Response(stream, headers=sse.headers(run.id)))
 
@@ -93,6 +86,24 @@ def routes(services: Services) -> Blueprint:
                 gevent.sleep(RETRY_SECONDS)
 
     return blueprint
+
+
+def dialect_of(services: Services, run: Run, progress: Progress, include_usage: bool) -> Dialect:
+    """How the client reads the run."""
+    settings = services.settings
+    label, created = services.profiles.get(run.profile).label, int(run.created_at)
+    if progress == "openwebui":
+        return OpenWebUIStream(Chunks(run.id, created, run.model), label, settings.language)
+    return ChatStream(
+        run_id=run.id,
+        created=created,
+        model=run.model,
+        label=label,
+        include_usage=include_usage,
+        progress=progress,
+        heartbeat_style=settings.heartbeat_style if run.lane is Lane.RUNS else "comment",
+        language=settings.language,
+    )
 
 
 def task_of(body: ChatBody, asked: RunRequest) -> str | None:

@@ -25,8 +25,24 @@ def routes(services: Services) -> Blueprint:
     return blueprint
 
 
+CAPABILITIES = {
+    "usage": True,  # Open WebUI asks for the usage, and shows it
+    "vision": True,
+    "file_upload": True,
+    "file_context": True,  # it puts the text of attached files into the prompt
+    "status_updates": True,
+    "builtin_tools": False,  # the CLI has tools of its own; Open WebUI's would only be sent along
+    "code_interpreter": False,
+    "image_generation": False,
+    "web_search": False,
+    "terminal": False,
+    "citations": False,
+}
+"""What Open WebUI (0.12.4) is to offer with a model; what is left out counts as true there."""
+
+
 def describe(profile: Profile) -> dict[str, Any]:
-    """A profile as an OpenAI model object; `name` and `description` are what Open WebUI shows."""
+    """A profile as an OpenAI model object; the last three are what Open WebUI shows and goes by."""
     return {
         "id": profile.id,
         "object": "model",
@@ -34,4 +50,5 @@ def describe(profile: Profile) -> dict[str, Any]:
         "owned_by": "heartline",
         "name": profile.label,
         "description": profile.description,
+        "info": {"meta": {"description": profile.description, "capabilities": CAPABILITIES}},
     }

@@ -23,12 +23,14 @@ from core.clients import AWAY
 from core.log import PAGE, EventLog
 from core.queue import RunQueue
 from core.run import Lane, Run, Status
+from core.taking_turns import TakingTurns
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
 PLACE_EVERY_SECONDS = 1.0
 READ_AGAIN = -1
+TAKING_TURNS = 0
 ANSWER_SECONDS = 1.0
 """For so long a stream waits for an answer of Redis before it counts as away: heartbeats do not wait for more."""
 
@@ -41,11 +43,12 @@ class Relay:
         hub: Hub,
         log: EventLog,
         queue: RunQueue,
+        taking_turns: TakingTurns,
         heartbeat_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.log = log
-        self.places = Places(queue, clock)
+        self.places = Places(queue, taking_turns, clock)
         self.heartbeat_seconds = heartbeat_seconds
         self.drain = Drain(clock)
         self.clock = clock
@@ -76,7 +79,7 @@ class Watch:
         self._written_at = relay.clock()
         self._confirmations = 0  # how many of the feed's the log has been read for; READ_AGAIN: read it anyway
         self._away = False  # whether Redis was, when last asked
-        self._place: int | None = None
+        self._place: int | None = None  # in the queue, as the client was told
         self._lot = random.random()  # noqa: S311
 
     def chunks(self) -> Iterator[bytes]:
@@ -151,7 +154,7 @@ class Watch:
         if place is None or place == self._place:
             return b""
         self._place = place
-        return self._dialect.queued(place)
+        return self._dialect.taking_turns() if place == TAKING_TURNS else self._dialect.queued(place)
 
     def _wait(self, signal: Signal) -> None:
         """Until the feed moves, or something else is due."""
@@ -167,20 +170,24 @@ class Watch:
 class Places:
     """Each waiting run's place in its lane of the queue, asked for once per interval however many wait."""
 
-    def __init__(self, queue: RunQueue, clock: Callable[[], float]) -> None:
+    def __init__(self, queue: RunQueue, taking_turns: TakingTurns, clock: Callable[[], float]) -> None:
         self._queue = queue
+        self._taking_turns = taking_turns
         self._clock = clock
         self._asked_at = float("-inf")
         self._places: dict[str, int] = {}
 
     def of(self, run_id: str) -> int | None:
-        """1 for the next run to start; None when it is not in line, or Redis is away."""
+        """1 for the next run to start, `TAKING_TURNS` for one whose workspace another run is working in; None when
+        it is not in line, or Redis is away."""
         if self._clock() - self._asked_at >= PLACE_EVERY_SECONDS:
             self._asked_at = self._clock()
             try:
                 with Timeout(ANSWER_SECONDS):
                     lines = [self._queue.waiting(lane) for lane in Lane]
-                self._places = {waiting: i for line in lines for i, waiting in enumerate(line, start=1)}
+                    taking_turns = self._taking_turns.all()
+                places = {waiting: i for line in lines for i, waiting in enumerate(line, start=1)}
+                self._places = {**places, **dict.fromkeys(taking_turns, TAKING_TURNS)}
             except (*AWAY, Timeout):
                 self._places = {}
         return self._places.get(run_id)

@@ -22,6 +22,7 @@ from core.queue import RunQueue
 from core.runs import RunStore
 from core.settings import Settings
 from core.stopping import Stopper
+from core.taking_turns import TakingTurns
 from core.usage import UsageBook
 
 
@@ -75,5 +76,5 @@ def build(settings: Settings) -> Services:
         attendance=attendance,
         janitor=Janitor(settings, log, store, queue, leases),
         hub=hub,
-        relay=Relay(hub, log, queue, settings.heartbeat_seconds),
+        relay=Relay(hub, log, queue, TakingTurns(redis), settings.heartbeat_seconds),
     )

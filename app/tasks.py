@@ -52,8 +52,8 @@ _KEYS = {
 
 _WANTED = re.compile(rf'"({"|".join(_KEYS)})"\s*:')
 _EMOJI_OPENING = "Your task is to reflect the speaker's likely facial expression"
-_TOOL_CHOICE_OPENING = re.compile(r"(?sm)Available Tools: .*^Your task is to choose and return the correct tool")
-_MEMORIES_OPENING = "You are Open WebUI's private memory reviewer."
+_TOOL_CHOICE_OPENING = re.compile(r"(?sm)^Available Tools: .*^Your task is to choose and return the correct tool")
+_MEMORIES_OPENING = re.compile(r"(?m)^You are Open WebUI's private memory reviewer\.")
 
 _CHAT = re.compile(r"<chat_history>\n?(.*)</chat_history>", re.S)
 _TURN = re.compile(r"^(USER|ASSISTANT|SYSTEM|TOOL): ", re.M)
@@ -71,15 +71,14 @@ def recognise(header: str, request: RunRequest, *, streams: bool, has_tools: boo
         return None if named == MERGED_ANSWER else named
     if streams or has_tools or len(request.messages) != 1 or request.messages[0].images:
         return None
-    if request.system:
-        return _by_system_text(request.system)
-    return _by_prompt(request.messages[-1].text)
+    return _by_prompt(request.messages[-1].text) or _by_system_text(request.system)
 
 
 def _by_system_text(system: str) -> str | None:
-    if system.startswith(_MEMORIES_OPENING):
+    """Open WebUI puts the system text that a user has given to a model in front of its own, and into every task."""
+    if _MEMORIES_OPENING.search(system):
         return MEMORIES
-    return TOOL_CHOICE if _TOOL_CHOICE_OPENING.match(system) else None
+    return TOOL_CHOICE if _TOOL_CHOICE_OPENING.search(system) else None
 
 
 def _by_prompt(prompt: str) -> str | None:

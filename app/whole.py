@@ -19,6 +19,9 @@ class Silent:
     def queued(self, place: int) -> bytes:
         return b""
 
+    def taking_turns(self) -> bytes:
+        return b""
+
     def render(self, event: AnyEvent | Unrecognised, data: bytes) -> bytes:
         return b""
 

@@ -15,6 +15,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from core import keys
 from core.leases import Leases
 from core.run import Lane, Run
 
@@ -125,6 +126,7 @@ class RunQueue:
             for line in self._lanes.values():
                 pipe.lrem(line.key, 0, run_id)
                 pipe.lrem(line.intermediate_queue_key, 0, run_id)
+            pipe.srem(keys.taking_turns(), run_id)
             pipe.execute()
 
     def _line_of(self, job: Job) -> Queue:

@@ -7,10 +7,13 @@ _SENTENCES: dict[str, dict[str, str]] = {
     "en": {
         "starting": "Starting {model} …",
         "queued": "Waiting: place {place} in the queue …",
+        "taking_turns": "Waiting: another answer of this conversation is at work; this one is next …",
         "retrying": "The model's API does not answer ({reason}); next attempt in {seconds} s …",
         "compacting": "Shortening the conversation to fit the model …",
         "restarted": "The connection to the model broke; it starts this part again:",
         "no_answer": "no answer",
+        "cut": "[The rest was cut.]",
+        "unfinished": "The run ended before this tool had.",
         "cli_error": "Claude ended with an error: {reason}",
         "cli_missing": "The Claude CLI could not be started: {reason} Please tell the operator of this server.",
         "no_result": "Claude stopped before it had finished its answer ({reason}). Please try again.",
@@ -37,10 +40,14 @@ _SENTENCES: dict[str, dict[str, str]] = {
     "de": {
         "starting": "{model} wird gestartet …",
         "queued": "Bitte warten: Platz {place} in der Warteschlange …",
+        "taking_turns": "Bitte warten: In dieser Unterhaltung entsteht noch eine andere Antwort; "
+        "diese ist die nächste …",
         "retrying": "Die API des Modells antwortet nicht ({reason}); nächster Versuch in {seconds} s …",
         "compacting": "Die Unterhaltung wird gekürzt, damit sie ins Modell passt …",
         "restarted": "Die Verbindung zum Modell ist abgebrochen; dieser Teil beginnt von vorn:",
         "no_answer": "keine Antwort",
+        "cut": "[Der Rest wurde abgeschnitten.]",
+        "unfinished": "Der Lauf endete, bevor dieses Werkzeug fertig war.",
         "cli_error": "Claude endete mit einem Fehler: {reason}",
         "cli_missing": "Das Claude-CLI ließ sich nicht starten: {reason} "
         "Bitte sagen Sie es dem Betreiber dieses Servers.",

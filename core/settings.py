@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workspace_ttl_seconds: Annotated[int, Meta(ge=60, le=366 * 86400)] = 14 * 86400
     workspaces_max_bytes: Annotated[int, Meta(ge=1 << 20)] = 20 << 30
     usage_ttl_seconds: Annotated[int, Meta(ge=86400, le=3660 * 86400)] = 400 * 86400
-    progress: Literal["auto", "none", "text"] = "auto"
+    progress: Literal["auto", "openwebui", "text", "reasoning", "none"] = "auto"
     language: Literal["en", "de"] = "en"
     max_queued_runs: Annotated[int, Meta(ge=1)] = 1000
     max_queued_runs_per_key: Annotated[int, Meta(ge=1)] = 100

@@ -49,6 +49,7 @@ class Message(msgspec.Struct, frozen=True):
     id: str | None = None
     model: str | None = None
     content: str | tuple[Block, ...] | None = None
+    usage: Any = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -59,6 +60,7 @@ class StreamEvent(msgspec.Struct, frozen=True):
     type: str | None = None
     message: Message | None = None
     delta: Delta | None = None
+    usage: Any = None
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -66,6 +68,11 @@ class Tokens(msgspec.Struct, frozen=True):
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     output_tokens: int | None = None
+
+    @property
+    def all_input(self) -> int:
+        """Anthropic counts cached input apart, we count it in."""
+        return (self.input_tokens or 0) + (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -162,6 +169,9 @@ class Translator:
         self._session = ""
         self._structuring: set[str] = set()  # ids of the CLI's own calls by which the model hands in JSON
         self.answer_bytes = 0
+        self.spent = Usage()
+        """What the model's messages have consumed so far: all there is to know of a run that ends without its
+        `result`. The cost is not in it."""
         self.result: Result | None = None
 
     def feed(self, line: bytes) -> list[Event]:
@@ -196,12 +206,25 @@ class Translator:
         match event.type:
             case "message_start" if event.message and event.message.id:
                 self._streamed.add(event.message.id)
+                self._spend(event.message.usage, turns=1, with_output=False)
                 return self._retract()
+            case "message_delta":
+                self._spend(event.usage, with_input=False)
             case "content_block_start":
                 self._begin_block()
             case "content_block_delta" if event.delta:
                 return self._delta(event.delta)
         return []
+
+    def _spend(self, usage: Any, *, turns: int = 0, with_input: bool = True, with_output: bool = True) -> None:
+        """A message tells what it has read at its start, and what it has written with its end."""
+        tokens, before = _tokens(usage), self.spent
+        self.spent = Usage(
+            input_tokens=before.input_tokens + with_input * tokens.all_input,
+            cached_input_tokens=before.cached_input_tokens + with_input * (tokens.cache_read_input_tokens or 0),
+            output_tokens=before.output_tokens + with_output * (tokens.output_tokens or 0),
+            turns=before.turns + turns,
+        )
 
     def _begin_block(self) -> None:
         self._block_open = False
@@ -324,17 +347,23 @@ class Translator:
 
 
 def usage(line: Line) -> Usage:
-    """The result line's numbers; Anthropic counts cached input apart, we count it in."""
+    """The result line's numbers."""
     tokens = line.usage or Tokens()
-    cached = tokens.cache_read_input_tokens or 0
-    written = tokens.cache_creation_input_tokens or 0
     return Usage(
-        input_tokens=(tokens.input_tokens or 0) + cached + written,
-        cached_input_tokens=cached,
+        input_tokens=tokens.all_input,
+        cached_input_tokens=tokens.cache_read_input_tokens or 0,
         output_tokens=tokens.output_tokens or 0,
         cost_usd=line.total_cost_usd or 0.0,
         turns=line.num_turns or 0,
     )
+
+
+def _tokens(usage: Any) -> Tokens:
+    """A message's numbers, of which no text must depend: what is none is nothing."""
+    try:
+        return msgspec.convert(usage, Tokens)
+    except msgspec.ValidationError:
+        return Tokens()
 
 
 def summary(given: dict[str, Any]) -> str:

@@ -111,7 +111,9 @@ class NoSandbox:
         return _config(environment)
 
     def wrap(self, command: Command, *, workspace: Path, private: Path, profile: Profile) -> Command:
-        return command
+        # Where the CLI puts a prompt's pictures, for one: gone with the run, as in a sandbox.
+        scratch = {"CLAUDE_CODE_TMPDIR": str(private)}
+        return dataclasses.replace(command, environment={**scratch, **command.environment})
 
 
 NO_SANDBOX = NoSandbox("not asked for")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from core import events
 from core.errors import AppendRefused, ConfigurationError, LogLost
 from core.events import Cancelled, Completed, Event, Failed, Terminal
@@ -192,8 +194,20 @@ class Supervisor:
     def _follow(
         self, task: Task, process: Process, writer: Writer, stop: Stop, answer_file: AnswerFile | None
     ) -> Terminal:
-        """Relay the process's lines until something ends the run; says what."""
+        """Relay the process's lines until something ends the run; says what, and what was consumed."""
         translator = Translator(task.run.id, self._settings.max_tool_output_bytes)
+        ending = self._translate(task, process, writer, stop, answer_file, translator)
+        return ending if translator.result else msgspec.structs.replace(ending, usage=translator.spent)
+
+    def _translate(
+        self,
+        task: Task,
+        process: Process,
+        writer: Writer,
+        stop: Stop,
+        answer_file: AnswerFile | None,
+        translator: Translator,
+    ) -> Terminal:
         deadlines = self._deadlines(task.profile)
         aside = answer_file is not None or bool(task.request.schema)  # the answer is not what the model says
         while True:

@@ -1,7 +1,8 @@
 """Wire formats: one module each. Pure: a request's body → what to run, an event → the client's bytes.
 
 A dialect's rendering is a function of the event alone, so that its bytes can be shared by all clients
-that watch the same run in the same dialect; two dialects are equal when they render equally.
+that watch the same run in the same dialect; two dialects are equal when they render equally. One that must
+know what came before (Open WebUI's) is its client's own, and equal to nothing but itself.
 """
 
 from collections.abc import Hashable
@@ -26,8 +27,15 @@ class Dialect(Hashable, Protocol):
         """The run waits; `place` 1 is the next one to start. Not an event: it belongs to the moment."""
         ...
 
+    def taking_turns(self) -> bytes:
+        """Another run of the same conversation is at work; this one is next."""
+        ...
+
     def render(self, event: AnyEvent | Unrecognised, data: bytes) -> bytes:
-        """One event; `data` is its encoding in the log. The terminal event ends the stream."""
+        """One event; `data` is its encoding in the log. The terminal event ends the stream.
+
+        A client is given each event once, in order, from the first one behind its cursor.
+        """
         ...
 
     def heartbeat(self) -> bytes:

@@ -30,6 +30,9 @@ class NativeStream:
     def queued(self, place: int) -> bytes:
         return sse.frame(msgspec.json.encode({"place": place}), event=b"queued")
 
+    def taking_turns(self) -> bytes:
+        return sse.frame(msgspec.json.encode({"place": None, "waits_for": "conversation"}), event=b"queued")
+
     def render(self, event: AnyEvent | Unrecognised, data: bytes) -> bytes:
         name = "unrecognised" if isinstance(event, Unrecognised) else event.__struct_config__.tag
         return sse.frame(data, seq=event.seq, event=str(name).encode())

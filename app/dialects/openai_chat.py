@@ -3,6 +3,7 @@
 https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -20,19 +21,19 @@ HEARTBEAT = sse.comment(b"heartbeat")
 _FINISH_REASONS = {"max_tokens": "length", "refusal": "content_filter"}
 
 
+PROGRESS_MARK = "\u2063"
+"""INVISIBLE SEPARATOR: begins each line about the work that is written into an answer."""
+
+_PROGRESS_LINE = re.compile(rf"(?:\A|\n\n){PROGRESS_MARK}[^\n]*(?:\n\n|\n?\Z)")
+
+
 @dataclass(frozen=True)
-class ChatStream:
-    """A run as `chat.completion.chunk`s."""
+class Chunks:
+    """The forms that a run's chunks can have, in any dialect that begins with OpenAI's."""
 
     run_id: str
     created: int
     model: str
-    label: str  # the profile's display name
-    include_usage: bool = False
-    progress: Literal["none", "text"] = "none"
-    heartbeat_style: Literal["comment", "dot"] = "comment"
-    language: str = "en"
-    resumable: ClassVar[bool] = False
     _head: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -44,72 +45,126 @@ class ChatStream:
         }
         object.__setattr__(self, "_head", msgspec.json.encode(head)[:-1])
 
+    def opening(self) -> bytes:
+        return self.delta({"role": "assistant", "content": ""})
+
+    def content(self, text: str, seq: int | None = None) -> bytes:
+        return self.delta({"content": text}, seq)
+
+    def delta(self, delta: dict[str, str], seq: int | None = None, finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return sse.frame(self._head + b',"choices":[' + msgspec.json.encode(choice) + b"]}", seq=seq)
+
+    def aside(self, fields: dict[str, Any], seq: int | None = None) -> bytes:
+        """A chunk without choices: `fields` are what it carries instead."""
+        return sse.frame(self._head + b',"choices":[],' + msgspec.json.encode(fields)[1:], seq=seq)
+
+    def finish(self, completed: events.Completed, *, include_usage: bool) -> bytes:
+        """The end of an answer that is whole."""
+        finish = self.delta({}, completed.seq, finish_reason(completed.stop_reason))
+        return finish + (self.aside({"usage": usage_object(completed.usage)}) if include_usage else b"") + DONE
+
+
+@dataclass(frozen=True)
+class ChatStream:
+    """A run as `chat.completion.chunk`s.
+
+    `progress`: where lines about the work are written. `text` is into the answer, `reasoning` beside it, as
+    `reasoning_content`, together with what the model thinks.
+    """
+
+    run_id: str
+    created: int
+    model: str
+    label: str  # the profile's display name
+    include_usage: bool = False
+    progress: Literal["none", "text", "reasoning"] = "none"
+    heartbeat_style: Literal["comment", "dot"] = "comment"
+    language: str = "en"
+    resumable: ClassVar[bool] = False
+    _chunks: Chunks = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_chunks", Chunks(self.run_id, self.created, self.model))
+
     def opening(self, *, resumed: bool) -> bytes:
         if resumed:
             return sse.comment(b"resumed")
-        opening = self._chunk({"role": "assistant", "content": ""})
-        if self.progress == "text":
-            opening += self._content(f"[{sentence(self.language, 'starting', model=self.label)}]\n\n")
-        return opening
+        line = f"[{sentence(self.language, 'starting', model=self.label)}]"
+        return self._chunks.opening() + self._line(line, None, before="")
 
     def queued(self, place: int) -> bytes:
         return self._note("queued", place=place) or sse.comment(b"queued, place %d" % place)
 
+    def taking_turns(self) -> bytes:
+        return self._note("taking_turns") or sse.comment(b"queued, another run of this conversation is at work")
+
     def heartbeat(self) -> bytes:
-        return self._content(" .") if self.heartbeat_style == "dot" else HEARTBEAT
+        return self._chunks.content(" .") if self.heartbeat_style == "dot" else HEARTBEAT
 
     def farewell(self) -> bytes:
-        return self._error("replica_shutdown", sentence(self.language, "replica_shutdown"), None)
+        return error("replica_shutdown", sentence(self.language, "replica_shutdown"))
 
     def lost(self) -> bytes:
-        return self._error("log_lost", sentence(self.language, "log_lost"), None)
+        return error("log_lost", sentence(self.language, "log_lost"))
 
     def render(self, event: AnyEvent | Unrecognised, data: bytes) -> bytes:
         match event:
             case events.Text():
-                return self._content(event.text, event.seq)
+                return self._chunks.content(event.text, event.seq)
+            case events.Reasoning() if self.progress == "reasoning":
+                return self._chunks.delta({"reasoning_content": event.text}, event.seq)
             case events.Retracted():
                 # What a client has read cannot be unsaid; the whole message (stream: false) leaves it out.
-                return self._content(f"\n\n[{sentence(self.language, 'restarted')}]\n\n", event.seq)
+                line = f"\n\n{PROGRESS_MARK}[{sentence(self.language, 'restarted')}]\n\n"
+                return self._chunks.content(line, event.seq)
             case events.ToolStarted() if event.parent_tool_id is None:
                 return self._line(f"[{event.name}] {event.summary}", event.seq)
             case events.ApiRetry():
-                reason = event.http_status or sentence(self.language, "no_answer")
-                return self._note("retrying", event.seq, reason=reason, seconds=round(event.delay_seconds))
+                return self._note("retrying", event.seq, **retry(event, self.language))
             case events.Compacting():
                 return self._note("compacting", event.seq)
             case events.Completed():
-                finish = self._chunk({}, event.seq, finish_reason(event.stop_reason))
-                return finish + self._usage(event.usage) + DONE
+                return self._chunks.finish(event, include_usage=self.include_usage)
             case events.Failed():
-                return self._error(event.code, event.message, event.seq)
+                return error(event.code, event.message, event.seq)
             case events.Cancelled():
-                return self._error("cancelled", sentence(self.language, "cancelled"), event.seq)
+                return error("cancelled", sentence(self.language, "cancelled"), event.seq)
             case _:
                 return b""
 
     def _note(self, key: str, seq: int | None = None, **values: object) -> bytes:
         return self._line(f"[{sentence(self.language, key, **values)}]", seq)
 
-    def _line(self, line: str, seq: int | None) -> bytes:
+    def _line(self, line: str, seq: int | None, before: str = "\n\n") -> bytes:
         """A line about the work, in a paragraph of its own, where the client wants such lines."""
-        return self._content(f"\n\n{line}\n\n", seq) if self.progress == "text" else b""
+        line = " ".join(line.splitlines())
+        match self.progress:
+            case "text":
+                return self._chunks.content(f"{before}{PROGRESS_MARK}{line}\n\n", seq)
+            case "reasoning":
+                return self._chunks.delta({"reasoning_content": f"{before}{line}\n\n"}, seq)
+            case _:
+                return b""
 
-    def _content(self, text: str, seq: int | None = None) -> bytes:
-        return self._chunk({"content": text}, seq)
 
-    def _chunk(self, delta: dict[str, str], seq: int | None = None, finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return sse.frame(self._head + b',"choices":[' + msgspec.json.encode(choice) + b"]}", seq=seq)
+def without_progress(text: str) -> str:
+    """An answer without the lines about the work that were written into it, and the blank lines around them.
 
-    def _usage(self, usage: Usage) -> bytes:
-        if not self.include_usage:
-            return b""
-        numbers = msgspec.json.encode(usage_object(usage))
-        return sse.frame(self._head + b',"choices":[],"usage":' + numbers + b"}")
+    For an answer that comes back as history: what is left is what the model wrote.
+    """
+    return _PROGRESS_LINE.sub("", text)
 
-    def _error(self, code: str, message: str, seq: int | None) -> bytes:
-        return sse.frame(msgspec.json.encode(error_object(code, message)), seq=seq) + DONE
+
+def retry(event: events.ApiRetry, language: str) -> dict[str, object]:
+    """What the sentence `retrying` is filled in with."""
+    reason = event.http_status or sentence(language, "no_answer")
+    return {"reason": reason, "seconds": round(event.delay_seconds)}
+
+
+def error(code: str, message: str, seq: int | None = None, **fields: Any) -> bytes:
+    """The end of a stream without a whole answer; `fields` stand beside the error."""
+    return sse.frame(msgspec.json.encode({**error_object(code, message), **fields}), seq=seq) + DONE
 
 
 def completion(run: Run, text: str, terminal: events.Completed) -> dict[str, Any]:

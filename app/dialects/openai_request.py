@@ -9,6 +9,7 @@ import msgspec
 
 from app import images
 from app.dialects.native import checked
+from app.dialects.openai_chat import without_progress
 from app.dialects.response_format import schema_of
 from core.errors import InvalidRequest
 from core.run import Image, Message, RunRequest
@@ -153,6 +154,7 @@ def _turns(message: ChatMessage, text: str, pictures: tuple[Image, ...]) -> list
             result = f"[Result of the tool {message.name or message.tool_call_id or ''}]\n{text}"
             return [Message("user", result, tool=True, images=pictures)]
         case "assistant":
+            text = without_progress(text)  # which are no words of the model's
             said = [Message("assistant", text)] if text.strip() else []
             return said + [Message("assistant", called, tool=True) for called in _called(message)]
         case _:

@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from app.dialects.openai_chat import PROGRESS_MARK
 from tests.deployment import PROJECT, Deployment, Part, chat, eventually
 
 CHAT, RUNS = "/v1/chat/completions", "/v1/runs"
@@ -509,8 +510,8 @@ def test_progress_is_text_in_paragraphs_of_its_own_in_the_servers_language(
     with heartline.http(replica=replica) as client:
         text = content(ask(client, USES_A_TOOL))
     paragraphs = [paragraph for paragraph in re.split(r"\n\n+| \.", text) if paragraph]
-    assert paragraphs[0] == f"[{starting}]"
-    assert paragraphs[-2:] == ["[Bash] ls -la /tmp", "Done."]
+    assert paragraphs[0] == f"{PROGRESS_MARK}[{starting}]"
+    assert paragraphs[-2:] == [f"{PROGRESS_MARK}[Bash] ls -la /tmp", "Done."]
     assert "secret.txt" not in text
 
 
@@ -525,10 +526,22 @@ def test_progress_is_off_unless_set(client: httpx.Client) -> None:
     assert content(ask(client, USES_A_TOOL)) == "Done."
 
 
+def test_a_request_can_say_what_progress_it_wants(client: httpx.Client) -> None:
+    def streamed(progress: str) -> httpx.Response:
+        return client.post(CHAT, json=chat(USES_A_TOOL, stream=True), headers={"X-Heartline-Progress": progress})
+
+    assert "[Bash] ls -la /tmp" in content(streamed("text"))
+    beside = streamed("reasoning")
+    assert content(beside) == "Done."
+    assert "[Bash] ls -la /tmp" in beside.text
+    refused = streamed("loud")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "X-Heartline-Progress")
+
+
 def test_dots_can_be_heartbeats_for_proxies_that_drop_comments(heartline: Deployment) -> None:
     with heartline.http(replica=ENGLISH) as client:
         answer = ask(client, command(**SLOW, text=["At last."]))
-    assert re.fullmatch(r"(?s)\[Starting Test Chat …\].*( \.)+At last\.", content(answer))
+    assert re.fullmatch(rf"(?s){PROGRESS_MARK}\[Starting Test Chat …\].*( \.)+At last\.", content(answer))
     assert "heartbeat" not in answer.text
 
 

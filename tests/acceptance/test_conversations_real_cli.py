@@ -263,6 +263,10 @@ def test_runs_that_share_a_workspace_take_turns(heartline: Deployment, api: Scri
     other.name = here.name
     threads.append(threading.Thread(target=lambda: answers.append(other.ask([], second, "m2"))))
     threads[1].start()
+    ids = {"X-OpenWebUI-Chat-Id": here.name, "X-OpenWebUI-Message-Id": "m3", "X-OpenWebUI-User-Id": "u1"}
+    body = chat(second, model="agent", stream=True)
+    with heartline.http() as client, client.stream("POST", "/v1/chat/completions", json=body, headers=ids) as answer:
+        assert any("another answer of this conversation" in frame.data for frame in sse.of(answer) if frame.data)
     eventually(lambda: heartline.redis.scard("heartline:taking-turns"))
     assert Chat(heartline, "elsewhere").ask([], third, "m1") == "Three."
     assert answers == []
@@ -271,7 +275,7 @@ def test_runs_that_share_a_workspace_take_turns(heartline: Deployment, api: Scri
     for thread in threads:
         thread.join()
     assert answers == ["One.", "Two."]
-    assert not heartline.redis.scard("heartline:taking-turns")
+    eventually(lambda: not heartline.redis.scard("heartline:taking-turns"))
 
 
 def test_nothing_is_left_in_the_operators_own_folder(heartline: Deployment, api: ScriptedApi) -> None:

@@ -21,6 +21,7 @@ from core.errors import TooManyRuns
 from core.janitor import TIDY_EVERY_SECONDS, Janitor
 from core.leases import LEASE_SECONDS, Leases
 from core.log import EventLog
+from core.nodes import Nodes
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
@@ -28,6 +29,7 @@ from core.run import Lane, Message, Run, RunRequest, Status, new_id
 from core.runs import RunStore
 from core.settings import Settings
 from core.stopping import Stopper
+from core.taking_turns import TakingTurns
 from tests.deployment import FAKE_CLAUDE, eventually
 from worker.slots import Slots
 
@@ -86,7 +88,7 @@ def test_a_run_waits_in_its_own_lane(redis: "Redis") -> None:
 
 def test_a_place_counts_within_the_lane(redis: "Redis") -> None:
     runs = [submit(redis, lane) for lane in (Lane.RUNS, Lane.RUNS, Lane.TASKS, Lane.TASKS)]
-    places = Places(RunQueue(redis, 1000), time.monotonic)
+    places = Places(RunQueue(redis, 1000), TakingTurns(redis), time.monotonic)
     assert [places.of(run.id) for run in runs] == [1, 2, 1, 2]
 
 
@@ -152,7 +154,7 @@ def test_the_janitor_looks_after_each_lane(redis: "Redis", lane: Lane) -> None:
 def test_a_full_lane_refuses_nothing_of_the_other(redis: "Redis", known: Profiles, limits: dict[str, int]) -> None:
     store, queue = RunStore(redis, 1000), RunQueue(redis, 1000)
     attendance = Attendance(Presence(redis), Stopper(EventLog(redis, 1000), store, queue, Leases(redis)), 3)
-    intake = Intake(Settings(**limits), known, redis, store, queue, attendance)  # type: ignore[arg-type]
+    intake = Intake(Settings(**limits), known, redis, store, Nodes(redis, 1000), queue, attendance)  # type: ignore[arg-type]
     request = RunRequest(messages=(Message("user", "What?"),))
 
     def ask(task: bool) -> Run:

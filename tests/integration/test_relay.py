@@ -12,6 +12,7 @@ from core.log import EventLog, Writer, finish_from_outside
 from core.queue import RunQueue
 from core.run import Message, Run, RunRequest, new_id
 from core.runs import RunStore
+from core.taking_turns import TakingTurns
 
 
 def test_a_run_that_ended_before_what_the_client_has_read_is_lost_for_it(redis: "Redis", redis_url: str) -> None:
@@ -22,7 +23,7 @@ def test_a_run_that_ended_before_what_the_client_has_read_is_lost_for_it(redis: 
     writer.start("slot1")
     writer.append([events.Text(text="one")])
     writer.append([events.Reasoning(text="two")])
-    relay = Relay(Hub(redis_url), log, RunQueue(redis, 100), heartbeat_seconds=0.01)
+    relay = Relay(Hub(redis_url), log, RunQueue(redis, 100), TakingTurns(redis), heartbeat_seconds=0.01)
     stream = relay.stream(run, NativeStream(), after=3)
     assert next(stream) == b"retry: 500\n: resumed\n\n"
     assert next(stream) == b": heartbeat\n\n"

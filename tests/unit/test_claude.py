@@ -874,3 +874,31 @@ def test_a_line_with_one_wrong_value_never_raises_and_gives_only_events_that_can
 def test_what_is_no_number_gives_no_event_that_cannot_be_read_again(torn: str, number: str) -> None:
     written = Run(torn.replace("NUMBER", number).encode()).written
     assert [events.decode(events.encode(event)) for event in written] == written
+
+
+# What was consumed, as far as is known before the result.
+
+
+def spent_message(read: Any, written: Any, message_id: str = "m1") -> list[bytes]:
+    begun = stream("message_start", message={"id": message_id, "content": [], "usage": read})
+    return [begun, *streamed_block("hi", message_id=message_id), stream("message_delta", delta={}, usage=written)]
+
+
+def test_what_messages_consume_adds_up_without_a_result() -> None:
+    read = {"input_tokens": 10, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 2, "output_tokens": 1}
+    run = Run(*spent_message(read, {"output_tokens": 7}), *spent_message(read, {"output_tokens": 8}, "m2"))
+    assert run.translator.spent == events.Usage(
+        input_tokens=34, cached_input_tokens=10, output_tokens=15, cost_usd=0.0, turns=2
+    )
+
+
+def test_a_message_that_is_still_being_written_has_been_read() -> None:
+    run = Run(*spent_message({"input_tokens": 10, "output_tokens": 1}, {})[:-1])
+    assert run.translator.spent == events.Usage(input_tokens=10, turns=1)
+
+
+@pytest.mark.parametrize("usage", [None, 5, "many", [], {}, {"input_tokens": "many"}, {"output_tokens": None}])
+def test_no_word_is_lost_for_a_usage_that_is_none(usage: Any) -> None:
+    run = Run(*spent_message(usage, usage))
+    assert run.answer == "hi"
+    assert run.translator.spent == events.Usage(turns=1)

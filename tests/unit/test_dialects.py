@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.dialects import Dialect, native, openai_chat
 from app.dialects.native import NativeStream, RunBody
-from app.dialects.openai_chat import ChatStream
+from app.dialects.openai_chat import PROGRESS_MARK, ChatStream, without_progress
 from app.whole import Silent
 from core import events
 from core.errors import InvalidRequest, TooLarge
@@ -122,7 +122,7 @@ def test_the_opening_names_the_role() -> None:
 def test_the_opening_says_what_starts_where_progress_is_wanted(language: str, line: str) -> None:
     first, second = frames(chat_stream(language=language, progress="text").opening(resumed=False))
     assert first.data["choices"][0]["delta"]["role"] == "assistant"
-    assert content(second) == f"{line}\n\n"
+    assert content(second) == f"{PROGRESS_MARK}{line}\n\n"
 
 
 @pytest.mark.parametrize("progress", ["none", "text"])
@@ -170,7 +170,7 @@ NOTES: list[tuple[AnyEvent, str, str]] = [
 def test_progress_is_a_paragraph_of_its_own_where_it_is_wanted(event: AnyEvent, english: str, german: str) -> None:
     for language, line in (("en", english), ("de", german)):
         (frame,) = rendered(chat_stream(progress="text", language=language), event)
-        assert content(frame) == f"\n\n{line}\n\n"
+        assert content(frame) == f"\n\n{PROGRESS_MARK}{line}\n\n"
         assert frame.id == 4
 
 
@@ -188,11 +188,58 @@ def test_a_retraction_is_told_to_every_reader(progress: str, language: str, word
 
 
 def test_waiting_in_line_is_told_where_progress_is_wanted() -> None:
-    assert content(only(chat_stream(progress="text").queued(3))) == "\n\n[Waiting: place 3 in the queue …]\n\n"
+    line = "[Waiting: place 3 in the queue …]"
+    assert content(only(chat_stream(progress="text").queued(3))) == f"\n\n{PROGRESS_MARK}{line}\n\n"
 
 
 def test_waiting_in_line_is_a_comment_otherwise() -> None:
     assert only(chat_stream().queued(3)).comment == "queued, place 3"
+
+
+def test_taking_turns_is_told_where_progress_is_wanted() -> None:
+    assert "this one is next" in content(only(chat_stream(progress="text").taking_turns()))
+    assert "diese ist die nächste" in content(only(chat_stream(progress="text", language="de").taking_turns()))
+    comment = only(chat_stream().taking_turns()).comment
+    assert comment is not None
+    assert "conversation" in comment
+
+
+REASONING_MODE = {"progress": "reasoning"}
+
+
+@pytest.mark.parametrize(("event", "english", "german"), NOTES)
+def test_progress_can_stand_beside_the_answer(event: AnyEvent, english: str, german: str) -> None:
+    for language, line in (("en", english), ("de", german)):
+        (frame,) = rendered(chat_stream(**REASONING_MODE, language=language), event)
+        (choice,) = frame.data["choices"]
+        assert choice["delta"] == {"reasoning_content": f"\n\n{line}\n\n"}
+
+
+def test_thoughts_are_shown_beside_the_answer_where_that_is_wanted() -> None:
+    (frame,) = rendered(chat_stream(**REASONING_MODE), events.Reasoning(seq=4, text="Hm."))
+    assert frame.data["choices"][0]["delta"] == {"reasoning_content": "Hm."}
+    assert rendered(chat_stream(**TEXT_MODE), events.Reasoning(seq=4, text="Hm.")) == []
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=PROGRESS_MARK))
+LINES: list[AnyEvent] = [
+    TOOL,
+    events.ToolStarted(tool_id="t", name="Bash\n\n", summary="a\nb\u2028c", input="{}"),
+    events.Compacting(),
+    events.ApiRetry(attempt=1, max_attempts=10, delay_seconds=1),
+]
+
+
+@given(st.lists(st.one_of(WORDS.map(lambda text: events.Text(text=text)), st.sampled_from(LINES))), st.booleans())
+def test_lines_about_the_work_can_be_taken_out_of_an_answer_again(log: list[AnyEvent], stripped: bool) -> None:
+    stream = chat_stream(progress="text")
+    read = "".join(content(frame) for frame in frames(stream.opening(resumed=False)))
+    read += "".join(content(frame) for event in log for frame in rendered(stream, event))
+    said = "".join(event.text for event in log if isinstance(event, events.Text))
+    if stripped:  # as clients do that tidy what they keep
+        assert without_progress(read.strip()).strip() == said.strip()
+    else:
+        assert without_progress(read) == said
 
 
 def test_a_heartbeat_is_a_comment() -> None:
@@ -323,6 +370,7 @@ def test_a_native_stream_opens_with_a_comment(resumed: bool, word: str) -> None:
     ("stream", "event", "data"),
     [
         (NativeStream().queued(2), "queued", {"place": 2}),
+        (NativeStream().taking_turns(), "queued", {"place": None, "waits_for": "conversation"}),
         (native.reset(7), "reset", {"last_seq": 7}),
         (NativeStream().lost(), "lost", {"message": "The server lost the record of this run. Please ask again."}),
     ],
@@ -431,7 +479,8 @@ def test_a_run_is_described_without_its_owner_and_its_worker() -> None:
 @pytest.mark.parametrize("event", EVERY_EVENT, ids=lambda event: type(event).__name__)
 def test_who_waits_for_the_whole_reads_nothing_but_white_space(event: AnyEvent) -> None:
     silent = Silent()
-    said = silent.opening(resumed=False) + silent.queued(1) + silent.render(event, b"{}") + silent.lost()
+    said = silent.opening(resumed=False) + silent.queued(1) + silent.taking_turns()
+    said += silent.render(event, b"{}") + silent.lost()
     assert said == b""
     assert silent.heartbeat().strip() == b""
     assert silent.heartbeat() != b""

@@ -44,9 +44,11 @@ def tool_shell(private: Path, profile: Profile = PLAIN) -> str:
 
 
 def test_without_a_sandbox_a_command_stays_as_it_is(private: Path) -> None:
-    command = Command(("a",), b"", {})
+    command = Command(("a",), b"", {"A": "b"})
     sandbox = NoSandbox("because")
-    assert sandbox.wrap(command, workspace=private, private=private, profile=PLAIN) is command
+    wrapped = sandbox.wrap(command, workspace=private, private=private, profile=PLAIN)
+    assert wrapped.argv == command.argv
+    assert wrapped.environment == {"A": "b", "CLAUDE_CODE_TMPDIR": str(private)}
     assert sandbox.inside(private) == private
     assert sandbox.describe() == "none (because)"
     assert not sandbox.cuts_network

@@ -71,7 +71,11 @@ def test_what_streams_has_tools_or_an_earlier_turn_is_a_question(name: str) -> N
     assert by_shape(asked(PROMPTS[name]), streams=True) is None
     assert by_shape(asked(PROMPTS[name]), has_tools=True) is None
     assert by_shape(asked(PROMPTS[name], earlier=(Message("user", "a"),))) is None
-    assert by_shape(asked(PROMPTS[name], system="Answer in rhymes.")) is None
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_task_may_have_the_system_text_of_the_chat_that_it_is_for(name: str) -> None:
+    assert by_shape(asked(PROMPTS[name], system="Answer in rhymes.")) == name
 
 
 def test_a_question_with_a_picture_is_a_question() -> None:
@@ -106,6 +110,8 @@ def test_the_tasks_that_are_told_by_their_system_text() -> None:
     assert by_shape(asked("Query: what?", system=choice)) == tasks.TOOL_CHOICE
     memories = "You are Open WebUI's private memory reviewer. Return only valid JSON."
     assert by_shape(asked("Review this.", system=memories)) == tasks.MEMORIES
+    for own, name in ((choice, tasks.TOOL_CHOICE), (memories, tasks.MEMORIES)):
+        assert by_shape(asked("Query: what?", system=f"Answer in rhymes.\n{own}")) == name
     assert by_shape(asked("Query: what?", system="Available Tools: a hammer, a saw")) is None
 
 
