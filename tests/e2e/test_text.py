@@ -4,6 +4,7 @@ import pytest
 
 from tests.doubles.anthropic_api import Text, ToolUse, Turn
 from tests.e2e.conftest import Stage
+from tests.e2e.openwebui import Card
 
 NASTY = {
     "think": "Before <think>not a thought</think> after.",
@@ -25,6 +26,11 @@ NASTY = {
 }
 
 
+def read(text: str) -> str:
+    """What eyes see: Heartline breaks words that Open WebUI would make a card of by an invisible character."""
+    return text.replace("\u200b", "")
+
+
 def pieces(text: str, width: int) -> tuple[str, ...]:
     """Cut between JavaScript's code units, as a model's API may: characters are torn, too."""
     units, step = text.encode("utf-16-le"), 2 * width
@@ -38,7 +44,7 @@ def test_nasty_text_is_read_as_it_was_said(stage: Stage, name: str, width: int) 
     stage.api.script(marker, Turn(Text(text, pieces=pieces(text, width) if width else ())))
     chat = stage.web.chat("chat")
     answer = chat.answer(chat.ask(marker))
-    assert answer.text == text
+    assert read(answer.text) == text
     assert answer.reasoning == ""
     assert answer.cards == []
     assert answer.statuses == []
@@ -55,7 +61,7 @@ def test_nasty_text_around_a_tool_is_read_as_it_was_said(stage: Stage) -> None:
     chat = stage.web.chat("agent")
     answer = chat.answer(chat.ask("nasty around a tool"))
     [card] = answer.cards
-    assert answer.blocks == [before, card, after]
+    assert [block if isinstance(block, Card) else read(block) for block in answer.blocks] == [before, card, after]
     assert card.output == '<think> <details type="tool_calls">'
 
 
