@@ -111,8 +111,14 @@ class Message:
 
     @property
     def statuses(self) -> list[str]:
-        """The lines above the answer, oldest first."""
+        """The lines that have stood above the answer, oldest first."""
         return [status.get("description", "") for status in self.stored.get("statusHistory") or []]
+
+    @property
+    def status(self) -> str:
+        """The line that stands above the answer now, or nothing."""
+        history = self.stored.get("statusHistory") or []
+        return self.statuses[-1] if history and not history[-1].get("hidden") else ""
 
     @property
     def usage(self) -> Json:

@@ -55,7 +55,7 @@ def test_a_first_chat_is_one_agent_run_and_gets_title_tags_and_follow_ups(stage:
     ]
     assert answer.error == ""
     assert eventually(lambda: chat.title != "New Chat" and chat.title) == "Six times seven"
-    assert eventually(lambda: chat.tags) == ["arithmetic", "numbers"]
+    assert eventually(lambda: chat.tags) == ["Arithmetic", "Numbers"]
     assert eventually(lambda: chat.message(turn).follow_ups) == ["And seven times?"]
     assert len(stage.api.requests_for("six times seven")) == 2
     assert len(stage.runs("agent")) == 1

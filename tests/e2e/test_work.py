@@ -138,11 +138,12 @@ def test_whoever_waits_in_line_is_told_so(stage: Stage) -> None:
     for chat in chats:
         turns.append(chat.ask("take a slot"))
         eventually(lambda: len(stage.runs("agent")) == len(turns))
-    told = chats[2].when(turns[2], lambda message: message.statuses)
-    assert "1" in told.statuses[-1], told.statuses
+    assert "1" in chats[2].when(turns[2], lambda message: message.status).status
     hold.set()
     for chat, turn in zip(chats, turns, strict=True):
-        assert chat.answer(turn).text == "Free."
+        answer = chat.answer(turn)
+        assert answer.text == "Free."
+        assert answer.status == "", "the line has gone with the waiting"
         chat.settled()
 
 
