@@ -2,14 +2,17 @@
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError, ClusterDownError)
+_RETRIED = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError, ClusterDownError)
+
+AWAY = (*_RETRIED, NoScriptError)
 """What redis-py raises when the server cannot be reached or cannot take a write, which passes: it loads its
-data (a ConnectionError), is full, or has just become a replica in a failover."""
+data (a ConnectionError), is full, has just become a replica in a failover, or has restarted while a pipeline with
+a script was on its way (a script alone is loaded again by redis-py)."""
 
 
 def connect(
@@ -28,6 +31,6 @@ def connect(
         socket_connect_timeout=timeout_seconds,
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
-        retry_on_error=list(AWAY),
+        retry_on_error=list(_RETRIED),
     )
     return Redis(connection_pool=pool)
