@@ -115,7 +115,10 @@ class Supervisor:
         try:
             writer.start(worker)
             logger.info("run_started run_id=%s profile=%s worker=%s", run_id, work.profile.id, worker)
-            ending = self._run(work, writer, stop)
+            try:
+                ending = self._run(work, writer, stop)
+            finally:
+                self._workspaces.close(work.run)
         except (AppendRefused, LogLost) as error:
             logger.warning("run_not_ours run_id=%s error=%s", run_id, error)
             return None
@@ -134,7 +137,6 @@ class Supervisor:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             ending: Terminal = self._endings.failed("cli_missing", reason=f"{reason}.")
             writer.finish(ending)
-            self._workspaces.close(work.run)
             return ending
         patience = 0.0
         try:
@@ -146,7 +148,7 @@ class Supervisor:
             writer.finish(ending)
         finally:
             process.close(self._settings.stop_grace_seconds, patience)
-            self._put_away(work, given, keep=patience > 0)
+            _put_away(work.run.id, given, keep=patience > 0)
         return ending
 
     def _start(self, work: Work) -> tuple[Process, "_Given"]:
@@ -178,18 +180,6 @@ class Supervisor:
             farewell=confined.farewell,
         )
         return process, _Given(folders, answer_file, self._sandbox.config(folders.private, confined.environment))
-
-    def _put_away(self, work: Work, given: "_Given", *, keep: bool) -> None:
-        """Keep the session of a run that completed, and remove what else it leaves."""
-        run_id, sessions = work.run.id, given.folders.sessions
-        if sessions is not None:
-            try:
-                if keep:
-                    sessions.keep(run_id, given.config)
-                discard(run_id, given.config)
-            except OSError as error:  # the next turn gets the history instead
-                logger.warning("session_not_kept run_id=%s error=%s", run_id, error)
-        self._workspaces.close(work.run)
 
     def _follow(
         self, work: Work, process: Process, writer: Writer, stop: Stop, answer_file: AnswerFile | None
@@ -264,6 +254,18 @@ def _session(run: Run, sessions: Sessions | None) -> Path | None:
     if session is None:
         logger.warning("session_not_here run_id=%s parent=%s", run.id, run.place.parent)
     return session
+
+
+def _put_away(run_id: str, given: _Given, *, keep: bool) -> None:
+    """Keep the session of a run that completed, and remove what else its CLI has left."""
+    if given.folders.sessions is None:
+        return
+    try:
+        if keep:
+            given.folders.sessions.keep(run_id, given.config)
+        discard(run_id, given.config)
+    except OSError as error:  # the next turn gets the history instead
+        logger.warning("session_not_kept run_id=%s error=%s", run_id, error)
 
 
 def _thinking_aloud(new: list[Event]) -> list[Event]:
