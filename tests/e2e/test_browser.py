@@ -155,12 +155,7 @@ def test_markup_is_shown_and_not_run(stage: Stage, page: Page) -> None:
 
 
 def test_two_models_side_by_side(stage: Stage, page: Page) -> None:
-    stage.api.script(
-        "both of you",
-        Turn(Text("I look."), ToolUse("Bash", {"command": "echo here"})),
-        Turn(Text("I look."), ToolUse("Bash", {"command": "echo here"})),
-        Turn(Text("Here I am.")),
-    )
+    stage.api.script("both of you", Turn(Text("Here I am.")))
     opened(stage, page, "agent,agent2")
     ask(page, "both of you")
     expect(page.get_by_text("Here I am.")).to_have_count(2)
