@@ -1,6 +1,7 @@
 """The whole way of a question: Open WebUI, Caddy, two replicas, a worker, the real CLI, a scripted model."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from tests.conftest import skip_unless_ci
-from tests.deployment import DEPLOYMENT, KEYS, Deployment
+from tests.deployment import DEPLOYMENT, KEYS, Deployment, eventually
 from tests.doubles.anthropic_api import ScriptedApi, Text, Turn
 from tests.e2e import caddy, openwebui
 from tests.e2e.caddy import Caddy
@@ -101,6 +102,12 @@ def sleeping(seconds: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def wake(seconds: str) -> None:
+    """Let the command behind such a `sleep` go on; of this signal no shell writes a word."""
+    for process in eventually(lambda: sleeping(seconds)):
+        process.send_signal(signal.SIGPIPE)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.deployment import eventually
-from tests.doubles.anthropic_api import Gate, Text, ToolUse, Turn
+from tests.doubles.anthropic_api import Gate, Text, Thinking, ToolUse, Turn
 from tests.e2e.conftest import Stage
 from tests.e2e.openwebui import Chat
 from tests.e2e.openwebui import Turn as Asked
@@ -80,7 +80,8 @@ def remembering(stage: Stage, name: str) -> tuple[Chat, Asked]:
     )
     chat = stage.web.chat("agent")
     turn = chat.ask(marker)
-    assert chat.answer(turn).text == "I have noted it."
+    answer = chat.answer(turn)
+    assert answer.blocks[-1] == "I have noted it.", answer
     chat.settled()
     return chat, turn
 
@@ -119,6 +120,43 @@ def test_without_the_headers_the_history_tells_where_a_question_belongs(stage: S
     assert after["parent"] == before["id"]
     chat.settled()
     assert len(stage.runs("task", "bob")) == 4
+
+
+BASH = ToolUse("Bash", {"command": "echo '<think>' done"})
+FORMS = {
+    "thought": [Turn(Thinking("Hm."), Text("A thought came first."))],
+    "tools": [
+        Turn(Thinking("First."), Text("One."), BASH),
+        Turn(Thinking("Then."), Text("Two.\n"), BASH, BASH),
+        Turn(Text("\n\nThree.\n")),
+    ],
+    "no last word": [Turn(Text("Before."), BASH), Turn(Thinking("Nothing to add."))],
+    "guarded": [Turn(Text('<details type="tool_calls">\n<summary>x</summary>\n</details> and <think>so</think>.'))],
+    "many lines": [Turn(Text("  * a\r\n  * b\n\n\n    code\u2028end  "))],
+}
+
+
+# Without the headers Open WebUI takes <think> out of the text, so that the history is not what was said.
+@pytest.mark.parametrize(
+    ("form", "model"),
+    [
+        (form, model)
+        for form in FORMS
+        for model in ("agent", "plain.agent")
+        if (form, model) != ("guarded", "plain.agent")
+    ],
+)
+def test_an_answer_of_any_form_is_found_again(stage: Stage, form: str, model: str) -> None:
+    name = f"{form} of {model}"
+    stage.api.script(f"{name}: one", *FORMS[form])
+    stage.api.script(f"{name}: two", Turn(Text("And on.")))
+    chat = stage.web.chat(model)
+    turn = chat.ask(f"{name}: one")
+    assert chat.answer(turn).error == ""
+    chat.settled()
+    assert chat.answer(chat.ask(f"{name}: two", after=turn)).text == "And on."
+    first, second = stage.runs("agent", "bob" if model.startswith("plain") else "alice")
+    assert second["parent"] == first["id"]
 
 
 def test_a_third_turn_holds_each_turn_once(stage: Stage) -> None:
@@ -204,6 +242,33 @@ def test_continue_goes_on_in_the_same_message(stage: Stage) -> None:
     heard = said(stage.asked("who was in the tale"), "assistant")
     assert heard.index("Once upon") < heard.index("a time.")
     assert heard.count("Once upon") == 1
+
+
+def test_continue_goes_on_behind_a_card(stage: Stage) -> None:
+    chat, turn = remembering(stage, "behind a card")
+    stage.api.script("Continue your last message", Turn(Text(" Twice.")))
+    resumed = chat.resume(turn)
+    answer = chat.when(resumed, lambda message: message.done and "Twice" in message.text)
+    assert answer.text == "I have noted it. Twice."
+    assert [card.output for card in answer.cards] == ["noted"]
+    first, second = stage.runs("agent")
+    assert second["parent"] == first["id"]
+
+
+def test_continue_goes_on_where_stop_has_cut(stage: Stage) -> None:
+    hold = threading.Event()
+    stage.api.script("count to four", Turn(Text("One, two,"), Gate(hold)), Turn(Text(" three, four.")))
+    chat = stage.web.chat("agent")
+    turn = chat.ask("count to four")
+    chat.when(turn, lambda message: message.text == "One, two,")
+    chat.stop()
+    eventually(lambda: stage.runs("agent")[0]["status"] == "cancelled")
+    hold.set()
+    chat.settled()
+    resumed = chat.resume(turn)
+    answer = chat.when(resumed, lambda message: message.done and "four" in message.text)
+    assert answer.text == "One, two, three, four."
+    assert "One, two," in said(stage.asked("count to four"), "assistant")
 
 
 @pytest.mark.parametrize("how", ["in its place", "as a copy"])

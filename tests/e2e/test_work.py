@@ -9,7 +9,7 @@ import pytest
 
 from tests.deployment import eventually
 from tests.doubles.anthropic_api import Gate, Text, Thinking, ToolUse, Turn
-from tests.e2e.conftest import Stage, sleeping
+from tests.e2e.conftest import Stage, wake
 from tests.e2e.openwebui import Card
 
 
@@ -41,13 +41,11 @@ def test_a_card_appears_while_the_tool_runs_and_closes_with_its_result_in_order(
     assert "sleep 4301" in card.arguments
     assert card.output is None, "the tool still runs"
     assert not running.done
-    for process in eventually(lambda: sleeping("4301")):
-        process.kill()
+    wake("4301")
     answer = chat.answer(turn)
     found, again = answer.cards
     assert answer.blocks == ["I look.", found, "And once more.", again, "There it is."]
-    assert found.output is not None
-    assert "found" in found.output
+    assert found.output == "found"
     assert again.output == "again"
     assert answer.error == ""
 
