@@ -27,6 +27,7 @@ from worker.answer_file import AnswerFile
 from worker.claude import Result, Translator
 from worker.deadlines import Deadlines
 from worker.endings import Endings, code_of
+from worker.metrics import QUEUE_SECONDS, Measures
 from worker.process import Process
 from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.sessions import Sessions, discard
@@ -77,11 +78,12 @@ class Work:
 
 @dataclass(frozen=True)
 class _Given:
-    """What a run was given to work with; `config` is where its CLI keeps its session."""
+    """What a run was given to work with; `config` is where its CLI keeps its session, `measures` began with it."""
 
     folders: Folders
     answer_file: AnswerFile | None
     config: Path
+    measures: Measures
 
 
 class Supervisor:
@@ -114,6 +116,7 @@ class Supervisor:
         run_id = work.run.id
         try:
             writer.start(worker)
+            QUEUE_SECONDS.labels(work.run.profile).observe(max(0.0, time.time() - work.run.created_at))
             logger.info("run_started run_id=%s profile=%s worker=%s", run_id, work.profile.id, worker)
             try:
                 ending = self._run(work, writer, stop)
@@ -141,7 +144,7 @@ class Supervisor:
         patience = 0.0
         try:
             with stop.waking(process.wake):
-                ending = self._follow(work, process, writer, stop, given.answer_file)
+                ending = self._follow(work, process, writer, stop, given)
             if isinstance(ending, Completed):
                 patience = RESULT_GRACE_SECONDS
                 self._nodes.file(work.run, work.request, writer.answer.text)  # first: who has read the end may ask on
@@ -151,7 +154,7 @@ class Supervisor:
             _put_away(work.run.id, given, keep=patience > 0)
         return ending
 
-    def _start(self, work: Work) -> tuple[Process, "_Given"]:
+    def _start(self, work: Work) -> tuple[Process, _Given]:
         """Raises `OSError` or `ConfigurationError`."""
         run, profile = work.run, work.profile
         folders = self._workspaces.open(run, profile.directory)
@@ -179,14 +182,13 @@ class Supervisor:
             run_id=run.id,
             farewell=confined.farewell,
         )
-        return process, _Given(folders, answer_file, self._sandbox.config(folders.private, confined.environment))
+        config = self._sandbox.config(folders.private, confined.environment)
+        return process, _Given(folders, answer_file, config, Measures(run))
 
-    def _follow(
-        self, work: Work, process: Process, writer: Writer, stop: Stop, answer_file: AnswerFile | None
-    ) -> Terminal:
+    def _follow(self, work: Work, process: Process, writer: Writer, stop: Stop, given: _Given) -> Terminal:
         """Relay the process's lines until something ends the run; says what, and what was consumed."""
         translator = Translator(work.run.id, self._settings.max_tool_output_bytes)
-        ending = self._translate(work, process, writer, stop, answer_file, translator)
+        ending = self._translate(work, process, writer, stop, given, translator)
         return ending if translator.result else msgspec.structs.replace(ending, usage=translator.spent)
 
     def _translate(
@@ -195,19 +197,21 @@ class Supervisor:
         process: Process,
         writer: Writer,
         stop: Stop,
-        answer_file: AnswerFile | None,
+        given: _Given,
         translator: Translator,
     ) -> Terminal:
         deadlines = self._deadlines(work.profile)
-        aside = answer_file is not None or bool(work.request.schema)  # the answer is not what the model says
+        aside = given.answer_file is not None or bool(work.request.schema)  # the answer is not what the model says
         while True:
             lines = process.lines(deadlines.left(self._clock()))
             new = [event for line in lines or () for event in translator.feed(line)]
             if lines:
                 deadlines.heard(new, self._clock())
-            writer.append(_thinking_aloud(new) if aside else new)
+            said = _thinking_aloud(new) if aside else new
+            writer.append(said)
+            given.measures.see(said)
             if translator.result is not None:
-                return self._conclude(translator.result, work, writer, answer_file)
+                return self._conclude(translator.result, work, writer, given)
             if lines is None:
                 process.wait(RESULT_GRACE_SECONDS)
                 return self._endings.without_result(process.returncode, process.stderr(RESULT_GRACE_SECONDS))
@@ -218,7 +222,7 @@ class Supervisor:
             if translator.answer_bytes > self._settings.max_answer_bytes:
                 return self._endings.answer_too_long(self._settings.max_answer_bytes)
 
-    def _conclude(self, result: Result, work: Work, writer: Writer, answer_file: AnswerFile | None) -> Terminal:
+    def _conclude(self, result: Result, work: Work, writer: Writer, given: _Given) -> Terminal:
         ending = self._endings.of_result(result, work.profile)
         if not isinstance(ending, Completed):
             return ending
@@ -228,13 +232,15 @@ class Supervisor:
                 return self._endings.failed("no_structured_answer", result.usage)
             if len(answer.encode()) > self._settings.max_answer_bytes:  # half of it would be no JSON
                 return self._endings.answer_too_long(self._settings.max_answer_bytes, result.usage)
-        elif answer_file is not None:
-            answer = answer_file.read(self._settings.max_answer_bytes) or result.text
+        elif given.answer_file is not None:
+            answer = given.answer_file.read(self._settings.max_answer_bytes) or result.text
             if not answer:
                 return self._endings.failed("no_answer_file", result.usage)
         else:
             return ending
-        writer.append([events.Text(text=answer)])
+        whole = [events.Text(text=answer)]
+        writer.append(whole)
+        given.measures.see(whole)
         return ending
 
     def _deadlines(self, profile: Profile) -> Deadlines:
