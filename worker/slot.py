@@ -72,8 +72,10 @@ class SlotWorker(SimpleWorker):
 
     def kill_horse(self, sig: Any = None) -> None:
         """RQ's `stop-job` and `kill-horse`: stop the run, there is no horse."""
-        if (stop := self.slot.stop) is not None:
-            stop.request(Cancelled(reason="stopped in the queue's dashboard"))
+        stop, job = self.slot.stop, self.current
+        if stop is None or job is None or self._stopped_job_id not in (None, job.id):
+            return  # the one that was meant has just ended
+        stop.request(Cancelled(reason="stopped in the queue's dashboard"))
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """RQ's traceback is for jobs that broke; a run that failed in an orderly way has its line in our log."""
