@@ -18,6 +18,7 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from app import create_app, services
@@ -25,6 +26,7 @@ from core import settings
 from core.errors import ConfigurationError
 from core.janitor import TIDY_EVERY_SECONDS, Janitor
 from core.logs import configure
+from core.metrics import expect
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,14 @@ class Master(Arbiter):  # type: ignore[misc]
         if sig == signal.SIGTERM:
             sig, self._told = (signal.SIGQUIT if self._told else sig), True
         super().signal(sig, frame)
+
+
+class GunicornLog(Logger):  # type: ignore[misc]
+    """gunicorn's own lines, in the form of ours."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.error_log.propagate = True
 
 
 class Replica(BaseApplication):  # type: ignore[misc]
@@ -68,6 +78,8 @@ class Replica(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "forwarder_headers": "",  # a client's SCRIPT_NAME header is not the server's variable
             "loglevel": "warning",
+            "errorlog": None,  # its lines take the way that ours do
+            "logger_class": GunicornLog,
             "proc_name": "heartline-app",
             "post_worker_init": self._watch_for_the_end,
             "worker_int": self._hurry,
@@ -79,6 +91,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         """Runs in the worker process: clients and greenlets are made after the fork."""
         self._services = built = services.build(self._settings)
+        expect(profile.id for profile in built.profiles.profiles)
         built.hub.start()
         gevent.spawn(built.attendance.keep_word)
         gevent.spawn(_keep_tidy, built.janitor)
@@ -148,7 +161,7 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"heartline: {error}", file=sys.stderr)
         return 2
-    configure(loaded.log_level)
+    configure(loaded.log_level, loaded.log_format)
     logger.info("app_starting bind=%s open_files=%d", loaded.bind, _raise_open_files())
     Replica(loaded).run()
     return 0

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
-from flask import g, request
+from flask import Request, g, request
 
 from core.errors import ConfigurationError, Unauthorized
 from core.settings import Settings
@@ -76,14 +76,19 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+def bearer(request: Request) -> str:
+    """The key that a request carries, or nothing."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
 def required(keys: ApiKeys) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: the view runs only with a valid key, and finds its owner in `g.owner`."""
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-            owner = keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+            owner = keys.owner(bearer(request))
             if owner is None:
                 raise Unauthorized
             g.owner = owner

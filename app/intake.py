@@ -14,6 +14,7 @@ from redis.exceptions import WatchError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.attendance import Attendance
+from app.metrics import RUNS_QUEUED
 from core import keys
 from core.conversation import Origin
 from core.errors import InvalidRequest, TooManyRuns, Unavailable
@@ -63,6 +64,7 @@ class Intake:
         parent: Run | None = None,
         idempotency_key: str = "",
         task: bool = False,
+        trace_id: str = "",
     ) -> tuple[Run, bool]:
         """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
         used before it is the run of then. Its place in a conversation is behind `parent`, or where `origin` and
@@ -81,6 +83,7 @@ class Intake:
             created_at=time.time(),
             detach=detach or profile.detach,
             lane=Lane.TASKS if self._profiles.is_task(profile.id) else Lane.RUNS,
+            trace_id=trace_id,
         )
         fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest() if idempotency_key else ""
         if idempotency_key and (known := self._store.made_before(run, fingerprint)):
@@ -105,6 +108,7 @@ class Intake:
                 if known := self._store.made_before(run, fingerprint):
                     return known, not idempotency_key
                 raise Unavailable from None
+        RUNS_QUEUED.labels(run.profile).inc()
         logger.info("run_queued run_id=%s profile=%s owner=%s conversation=%s", run.id, run.profile, owner, why)
         return run, True
 

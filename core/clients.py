@@ -7,9 +7,19 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from core.metrics import REDIS_RETRIES
+
 AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError, ClusterDownError)
 """What redis-py raises when the server cannot be reached or cannot take a write, which passes: it loads its
 data (a ConnectionError), is full, or has just become a replica in a failover."""
+
+
+class CountedBackoff(ExponentialBackoff):
+    """Asked for a pause by redis-py whenever an attempt has failed and another one follows."""
+
+    def compute(self, failures: int) -> float:
+        REDIS_RETRIES.inc()
+        return super().compute(failures)
 
 
 def connect(
@@ -27,7 +37,7 @@ def connect(
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+        retry=Retry(CountedBackoff(cap=1.0, base=0.05), retries),
         retry_on_error=list(AWAY),
     )
     return Redis(connection_pool=pool)

@@ -22,8 +22,10 @@ from rq.worker import WorkerStatus
 
 from core.clients import AWAY
 from core.events import Cancelled, Failed
+from core.metrics import label_of
 from core.run import Lane
 from worker import jobs
+from worker.metrics import SLOTS_BUSY
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class SlotWorker(SimpleWorker):
 
         self.death_penalty_class = SlotDeathPenalty
         self.slot = slot
+        self._lane = label_of(lane)
         self.current: Job | None = None
         super().__init__(
             [Queue(lane.value, connection=redis, serializer=JSONSerializer, job_class=jobs.RunJob)],
@@ -102,7 +105,8 @@ class SlotWorker(SimpleWorker):
     def perform_job(self, job: Job, queue: Queue) -> bool:
         self.current = job
         try:
-            return super().perform_job(job, queue)
+            with SLOTS_BUSY.labels(self._lane).track_inprogress():
+                return super().perform_job(job, queue)
         finally:
             self.current = None
             self.slot.end_turn()

@@ -27,6 +27,7 @@ from worker.answer_file import AnswerFile
 from worker.claude import Result, Translator
 from worker.deadlines import Deadlines
 from worker.endings import Endings, code_of
+from worker.metrics import QUEUE_SECONDS, Measures
 from worker.process import Process
 from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.sessions import Sessions, discard
@@ -77,11 +78,12 @@ class Task:
 
 @dataclass(frozen=True)
 class _Given:
-    """What a run was given to work with; `config` is where its CLI keeps its session."""
+    """What a run was given to work with; `config` is where its CLI keeps its session, `measures` began with it."""
 
     folders: Folders
     answer_file: AnswerFile | None
     config: Path
+    measures: Measures
 
 
 class Supervisor:
@@ -114,6 +116,7 @@ class Supervisor:
         run_id = task.run.id
         try:
             writer.start(worker)
+            QUEUE_SECONDS.labels(task.run.profile).observe(max(0.0, time.time() - task.run.created_at))
             logger.info("run_started run_id=%s profile=%s worker=%s", run_id, task.profile.id, worker)
             ending = self._run(task, writer, stop)
         except (AppendRefused, LogLost) as error:
@@ -139,7 +142,7 @@ class Supervisor:
         patience = 0.0
         try:
             with stop.waking(process.wake):
-                ending = self._follow(task, process, writer, stop, given.answer_file)
+                ending = self._follow(task, process, writer, stop, given)
             if isinstance(ending, Completed):
                 patience = RESULT_GRACE_SECONDS
                 self._nodes.file(task.run, task.request, writer.answer.text)  # first: who has read the end may ask on
@@ -149,7 +152,7 @@ class Supervisor:
             self._put_away(task, given, keep=patience > 0)
         return ending
 
-    def _start(self, task: Task) -> tuple[Process, "_Given"]:
+    def _start(self, task: Task) -> tuple[Process, _Given]:
         """Raises `OSError` or `ConfigurationError`."""
         run, profile = task.run, task.profile
         folders = self._workspaces.open(run, profile.directory)
@@ -177,9 +180,10 @@ class Supervisor:
             run_id=run.id,
             farewell=confined.farewell,
         )
-        return process, _Given(folders, answer_file, self._sandbox.config(folders.private, confined.environment))
+        config = self._sandbox.config(folders.private, confined.environment)
+        return process, _Given(folders, answer_file, config, Measures(run))
 
-    def _put_away(self, task: Task, given: "_Given", *, keep: bool) -> None:
+    def _put_away(self, task: Task, given: _Given, *, keep: bool) -> None:
         """Keep the session of a run that completed, and remove what else it leaves."""
         run_id, sessions = task.run.id, given.folders.sessions
         if sessions is not None:
@@ -191,12 +195,10 @@ class Supervisor:
                 logger.warning("session_not_kept run_id=%s error=%s", run_id, error)
         self._workspaces.close(task.run)
 
-    def _follow(
-        self, task: Task, process: Process, writer: Writer, stop: Stop, answer_file: AnswerFile | None
-    ) -> Terminal:
+    def _follow(self, task: Task, process: Process, writer: Writer, stop: Stop, given: _Given) -> Terminal:
         """Relay the process's lines until something ends the run; says what, and what was consumed."""
         translator = Translator(task.run.id, self._settings.max_tool_output_bytes)
-        ending = self._translate(task, process, writer, stop, answer_file, translator)
+        ending = self._translate(task, process, writer, stop, given, translator)
         return ending if translator.result else msgspec.structs.replace(ending, usage=translator.spent)
 
     def _translate(
@@ -205,19 +207,21 @@ class Supervisor:
         process: Process,
         writer: Writer,
         stop: Stop,
-        answer_file: AnswerFile | None,
+        given: _Given,
         translator: Translator,
     ) -> Terminal:
         deadlines = self._deadlines(task.profile)
-        aside = answer_file is not None or bool(task.request.schema)  # the answer is not what the model says
+        aside = given.answer_file is not None or bool(task.request.schema)  # the answer is not what the model says
         while True:
             lines = process.lines(deadlines.left(self._clock()))
             new = [event for line in lines or () for event in translator.feed(line)]
             if lines:
                 deadlines.heard(new, self._clock())
-            writer.append(_thinking_aloud(new) if aside else new)
+            said = _thinking_aloud(new) if aside else new
+            writer.append(said)
+            given.measures.see(said)
             if translator.result is not None:
-                return self._conclude(translator.result, task, writer, answer_file)
+                return self._conclude(translator.result, task, writer, given)
             if lines is None:
                 process.wait(RESULT_GRACE_SECONDS)
                 return self._endings.without_result(process.returncode, process.stderr(RESULT_GRACE_SECONDS))
@@ -228,7 +232,7 @@ class Supervisor:
             if translator.answer_bytes > self._settings.max_answer_bytes:
                 return self._endings.answer_too_long(self._settings.max_answer_bytes)
 
-    def _conclude(self, result: Result, task: Task, writer: Writer, answer_file: AnswerFile | None) -> Terminal:
+    def _conclude(self, result: Result, task: Task, writer: Writer, given: _Given) -> Terminal:
         ending = self._endings.of_result(result, task.profile)
         if not isinstance(ending, Completed):
             return ending
@@ -238,13 +242,15 @@ class Supervisor:
                 return self._endings.failed("no_structured_answer", result.usage)
             if len(answer.encode()) > self._settings.max_answer_bytes:  # half of it would be no JSON
                 return self._endings.answer_too_long(self._settings.max_answer_bytes, result.usage)
-        elif answer_file is not None:
-            answer = answer_file.read(self._settings.max_answer_bytes) or result.text
+        elif given.answer_file is not None:
+            answer = given.answer_file.read(self._settings.max_answer_bytes) or result.text
             if not answer:
                 return self._endings.failed("no_answer_file", result.usage)
         else:
             return ending
-        writer.append([events.Text(text=answer)])
+        whole = [events.Text(text=answer)]
+        writer.append(whole)
+        given.measures.see(whole)
         return ending
 
     def _deadlines(self, profile: Profile) -> Deadlines:
