@@ -61,12 +61,12 @@ class Relay:
         Never silent for longer than the heartbeat. Closing the iterator ends the watch.
         """
         client = client or Client()
-        if opening := dialect.opening(resumed=after > 0):
-            yield opening
+        client.ended = "client_gone"  # so it stays when this is closed from outside
         if after:
             RESUMES.inc()
-        client.ended = "client_gone"  # so it stays when this is closed from outside
         try:
+            if opening := dialect.opening(resumed=after > 0):
+                yield opening
             with self._hub.watch(run.id) as feed, client.calling(feed.wake):
                 client.ended = yield from Watch(self, run, feed, dialect, client, after).chunks()
         except Exception:
@@ -132,14 +132,14 @@ class Watch:
 
     def _next(self) -> list[Entry]:
         """What comes behind the cursor: from the feed when it is sure to have it, else from the log."""
-        entries = self._feed.after(self._cursor)
-        if entries is not None and self._feed.confirmations == self._confirmations:
-            return entries
+        known = self._feed.after(self._cursor)
+        if known is not None and self._feed.confirmations == self._confirmations:
+            return known
         confirmations = self._feed.confirmations  # of now: one that comes while the log is read counts
-        cause = "hole" if entries is None else "asked" if self._confirmations == READ_AGAIN else "resubscribed"
         entries = self._replay()
-        if entries and not self._replaying:
-            GAPS_HEALED.labels(cause).inc()
+        if not self._replaying and len(entries) > len(known or ()):
+            asked = self._confirmations == READ_AGAIN
+            GAPS_HEALED.labels("hole" if known is None else "asked" if asked else "resubscribed").inc()
         if not self._away:
             self._replaying = len(entries) == PAGE
         self._confirmations = READ_AGAIN if self._away or len(entries) == PAGE else confirmations

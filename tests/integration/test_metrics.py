@@ -115,12 +115,17 @@ def test_what_the_channel_did_not_bring_is_counted_by_its_cause(redis: "Redis", 
     assert b"unheard" in next(stream)
     assert told() == {"resubscribed": 1, "hole": 1, "asked": 0}
     assert next(stream) == b": heartbeat\n\n"
+    writer.append([Text(text="heard while asking")])
+    hub.feed.publish(Entry(log.read(run.id)[-1]))
+    assert b"heard while asking" in next(stream)
+    assert told() == {"resubscribed": 1, "hole": 1, "asked": 0}
+    assert next(stream) == b": heartbeat\n\n"
     writer.finish(Completed())
     assert b"completed" in next(stream)
     assert list(stream) == []
     assert told() == {"resubscribed": 1, "hole": 1, "asked": 1}
-    assert (heartbeats.grown, lag.grown, resumes.grown, ended.grown) == (1, 3, 1, 1)
-    assert (client.events, client.ended) == (5, "completed")
+    assert (heartbeats.grown, lag.grown, resumes.grown, ended.grown) == (2, 4, 1, 1)
+    assert (client.events, client.ended) == (6, "completed")
 
 
 @pytest.mark.parametrize("how", ["client_gone", "error"])
