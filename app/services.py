@@ -35,6 +35,7 @@ class Services:
     log: EventLog
     runs: RunStore
     usage: UsageBook
+    nodes: Nodes
     intake: Intake
     liveness: Liveness
     stopper: Stopper
@@ -70,6 +71,7 @@ def build(settings: Settings) -> Services:
         log=log,
         runs=store,
         usage=usage,
+        nodes=nodes,
         intake=Intake(settings, known, redis, store, nodes, queue, attendance),
         liveness=Liveness(redis),
         stopper=stopper,

@@ -49,12 +49,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which profile answers a request that names no model, one that names a model that is not listed here, and
-    one that is a task."""
+    """Which profile answers a request that names no model, one that names a model that is not listed here, one
+    that is a task, and those of `POST /chat/stream` and `POST /execute/stream`."""
 
     absent: str | None = None
     unknown: str | None = None
     task: str | None = None
+    chat_stream: str | None = None
+    execute_stream: str | None = None
 
 
 class Profiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
