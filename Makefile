@@ -1,5 +1,5 @@
 # Everything a contributor runs. CI runs `make lint` and `make test`, and nothing else.
-.PHONY: run test e2e chaos lint bench cli clean
+.PHONY: run doctor test e2e chaos lint bench cli clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,9 @@ CLI := .cli/node_modules/.bin/claude
 run: $(VENV)/.run
 	@sh scripts/cli.sh $(CLI_VERSION)
 	@exec $(BIN)/python -m stack
+
+doctor: $(VENV)/.run
+	@$(BIN)/python -m doctor $(ARGS)
 
 test: $(VENV)/.test cli
 	$(BIN)/python -m pytest $(ARGS)

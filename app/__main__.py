@@ -1,4 +1,7 @@
-"""`python -m app`: one API replica, a gunicorn gevent process, configured by environment only."""
+"""`python -m app`: one API replica, a gunicorn gevent process, configured by environment only.
+
+`python -m app doctor` is `python -m doctor`.
+"""
 
 # ruff: noqa: E402
 from gevent import monkey
@@ -151,6 +154,8 @@ def _raise_open_files() -> int:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["doctor"]:  # it examines the worker, too, which nothing here may import
+        os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])  # noqa: S606
     try:
         loaded = settings.load(os.environ)
         if not loaded.redis_url:

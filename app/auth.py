@@ -28,16 +28,7 @@ class ApiKeys:
     @classmethod
     def load(cls, settings: Settings) -> "ApiKeys":
         """From `HEARTLINE_API_KEYS`, else from the keys file. Raises `ConfigurationError`."""
-        if settings.api_keys:
-            return cls(parse(settings.api_keys.split(","), "HEARTLINE_API_KEYS"))
-        try:
-            lines = settings.keys_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigurationError(
-                f"HEARTLINE_API_KEYS is not set, and HEARTLINE_API_KEYS_FILE={settings.keys_file} "
-                f"cannot be read ({error.strerror}): write 'name:key' lines there, or run 'make run' once"
-            ) from None
-        return cls(parse(lines, f"HEARTLINE_API_KEYS_FILE={settings.keys_file}"))
+        return cls(read(settings))
 
     def owner(self, key: str) -> str | None:
         """The owner of this key, or None. Takes the same time for every wrong key."""
@@ -46,6 +37,20 @@ class ApiKeys:
             if hmac.compare_digest(digest, known):
                 found = name
         return found
+
+
+def read(settings: Settings) -> dict[str, str]:
+    """This server's keys by their names. Raises `ConfigurationError`."""
+    if settings.api_keys:
+        return parse(settings.api_keys.split(","), "HEARTLINE_API_KEYS")
+    try:
+        lines = settings.keys_file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"HEARTLINE_API_KEYS is not set, and HEARTLINE_API_KEYS_FILE={settings.keys_file} "
+            f"cannot be read ({error.strerror}): write 'name:key' lines there, or run 'make run' once"
+        ) from None
+    return parse(lines, f"HEARTLINE_API_KEYS_FILE={settings.keys_file}")
 
 
 def parse(entries: list[str], source: str) -> dict[str, str]:

@@ -125,9 +125,7 @@ def at_once(body: ChatBody, text: str) -> Response:
         dialect.render(stamp(Text(text=text), run.id, 1, run.created_at), b""),
         dialect.render(stamp(Completed(), run.id, 2, run.created_at), b""),
     ]
-    headers = sse.headers(run.id)
-    del headers["X-Run-Id"]  # there is none to look up
-    return Response(b"".join(chunks), headers=headers)
+    return Response(b"".join(chunks), headers=sse.headers())
 
 
 def outcome(services: Services, run: Run) -> tuple[bytes, HeartlineError | None]:

@@ -62,13 +62,14 @@ class Intake:
         detach: bool,
         origin: Origin | None = None,
         parent: Run | None = None,
+        place: Place | None = None,
         idempotency_key: str = "",
         task: bool = False,
         trace_id: str = "",
     ) -> tuple[Run, bool]:
         """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
-        used before it is the run of then. Its place in a conversation is behind `parent`, or where `origin` and
-        the request's history say. A task runs on the task profile, whatever `model` says; where there is none, it
+        used before it is the run of then. Its place in a conversation is `place`, or behind `parent`, or where `origin`
+        and the request's history say. A task runs on the task profile, whatever `model` says; where there is none, it
         is a request like others.
 
         Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, `Unavailable`, or redis-py's errors when
@@ -89,7 +90,7 @@ class Intake:
         if idempotency_key and (known := self._store.made_before(run, fingerprint)):
             return known, False
         self._refuse_when_full(owner, run.lane)
-        place, why = self._place(run, profile, request, origin or Origin(), parent)
+        place, why = self._place(run, profile, request, origin or Origin(), parent, place)
         run = msgspec.structs.replace(run, place=place)
         if not run.detach:
             self._attendance.announce(run.id)
@@ -113,11 +114,19 @@ class Intake:
         return run, True
 
     def _place(
-        self, run: Run, profile: Profile, request: RunRequest, origin: Origin, parent: Run | None
+        self,
+        run: Run,
+        profile: Profile,
+        request: RunRequest,
+        origin: Origin,
+        parent: Run | None,
+        given: Place | None,
     ) -> tuple[Place | None, str]:
         """The run's place in its conversation, and in one word why it is there."""
         if profile.runner == "diagnostic" or run.lane is Lane.TASKS:
             return None, "none"
+        if given is not None:
+            return given, "session" if given.parent else "start"
         if parent is None:
             return self._nodes.place(run.id, run.owner, profile.id, request, origin)
         if parent.place is None or parent.profile != profile.id:

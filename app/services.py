@@ -36,6 +36,7 @@ class Services:
     runs: RunStore
     usage: UsageBook
     queue: RunQueue
+    nodes: Nodes
     intake: Intake
     liveness: Liveness
     stopper: Stopper
@@ -72,6 +73,7 @@ def build(settings: Settings) -> Services:
         runs=store,
         usage=usage,
         queue=queue,
+        nodes=nodes,
         intake=Intake(settings, known, redis, store, nodes, queue, attendance),
         liveness=Liveness(redis),
         stopper=stopper,

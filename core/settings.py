@@ -85,6 +85,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return _address(self.worker_metrics_bind)
 
     @property
+    def local_url(self) -> str:
+        """Where a client on this machine finds the API."""
+        host, port = self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
     def unfinished_ttl_seconds(self) -> int:
         """How long Redis keeps a run that nobody ends: longer than any run can wait and work."""
         return 2 * self.log_ttl_seconds + 3600
