@@ -1,5 +1,5 @@
 # Everything a contributor runs. CI runs `make lint` and `make test`, and nothing else.
-.PHONY: run test chaos lint bench cli clean
+.PHONY: run test chaos rehearsal lint bench secrets cli clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,6 +19,9 @@ test: $(VENV)/.test cli
 chaos: $(VENV)/.test cli
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+rehearsal: $(VENV)/.test
+	$(BIN)/python -m tests.rehearsal $(ARGS)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,6 +30,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test cli
 	$(BIN)/python -m benchmarks
+
+secrets:
+	@sh scripts/secrets.sh
 
 cli:
 	@sh scripts/cli.sh $(CLI_VERSION)

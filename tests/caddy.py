@@ -107,7 +107,7 @@ class Caddy:
         assert self.process is not None
         assert self.process.poll() is None, "Caddy has ended"
         try:
-            httpx.get(self.url, timeout=5)
+            httpx.get(f"{self.url}/metrics", timeout=5)  # what Caddy answers by itself
         except httpx.TransportError:
             return False
         return True
