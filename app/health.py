@@ -33,7 +33,7 @@ def routes(services: Services) -> Blueprint:
 
 
 def _workers_wanted() -> int:
-    """How many live workers make it ready. A proxy asks for 0: without one, requests may still come and wait in line."""
+    """How many live workers make it ready. A proxy asks for 0: without any, requests may still come, and wait."""
     text = request.args.get("workers", "1")
     if not (text.isascii() and text.isdigit() and len(text) <= 6):
         raise InvalidRequest("workers: expected a whole number, how many workers must be alive.", param="workers")

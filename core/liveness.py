@@ -45,6 +45,6 @@ class Liveness:
 
     def names(self) -> list[str]:
         """Those workers, by name: their host's, then their own (see `worker.slots`)."""
-        now = cast("tuple[int, int]", self._redis.time())[0]
+        now = self._redis.time()[0]
         found = cast("list[bytes]", self._redis.zrangebyscore(keys.workers(), now - DEAD_AFTER_SECONDS, "+inf"))
         return [name.decode() for name in found]

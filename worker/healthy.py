@@ -1,4 +1,4 @@
-"""`python -m worker.healthy`: whether a worker on this host has signed in Redis lately. For a container's health check."""
+"""`python -m worker.healthy`: whether a worker on this host has signed in Redis lately; a container's health check."""
 
 import os
 import socket

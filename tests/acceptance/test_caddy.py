@@ -352,15 +352,17 @@ def test_a_killed_replica_costs_native_clients_nothing_and_nobody_else_notices(
         heartline.parts.remove(dying)
         # Who is connected when it dies has sent his request to the dead: a POST is not sent a second time.
         eventually(lambda: refuses(dying), what="the last of its processes is gone")
-        asked = [Asking(proxy, words(5, 0.01)) for _ in range(10)]  # before any health check has told
+        with proxy.http() as client:  # before any health check has told: who can be sent on, is
+            assert [client.get("/v1/models").status_code for _ in range(10)] == [200] * 10
         times = [resume_until_the_end(proxy, watcher, forgive=True) for watcher in watchers]
         assert 0 < sum(map(bool, times)) < len(times)  # it had some, by fewest connections, and not all
         assert [text_of(watcher) for watcher in watchers] == [spoken(40)] * len(watchers)
+        asked = [Asking(proxy, words(5, 0.01)) for _ in range(10)]
         assert [one.text() for one in asked] == [spoken(5)] * len(asked)
 
 
 def test_a_drained_replica_cuts_nobody(heartline: Deployment, tmp_path: Path) -> None:
-    leaving = heartline.start_replica(drain_seconds=20)
+    leaving = heartline.start_replica(drain_seconds=20, drain_notice_seconds=3)
     heartline.wait_until_ready()
     with Caddy(tmp_path, [part.url for part in heartline.replicas]) as proxy:
         chats = [Asking(proxy, words(50, 0.1)) for _ in range(9)]
@@ -369,7 +371,9 @@ def test_a_drained_replica_cuts_nobody(heartline: Deployment, tmp_path: Path) ->
         leaving.process.send_signal(signal.SIGTERM)
         eventually(lambda: "app_draining" in leaving.log.read_text(), what="it drains")
         assert 2 <= watchers_of(leaving) < 18
-        later = [Asking(proxy, words(5, 0.01)) for _ in range(9)]  # it takes no more, and the others do
+        later = [Asking(proxy, words(5, 0.01)) for _ in range(9)]  # whoever takes these
+        eventually(lambda: refuses(leaving), what="it has closed its doors")
+        later += [Asking(proxy, words(5, 0.01)) for _ in range(9)]  # not this one
         assert [one.text() for one in later] == [spoken(5)] * len(later)
         assert [one.text() for one in chats] == [spoken(50)] * len(chats)
         times = [resume_until_the_end(proxy, watcher) for watcher in watchers]
