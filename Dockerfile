@@ -1,4 +1,4 @@
-# One image for API and worker. Everything is pinned to an exact version; tests/unit/test_dockerfile.py holds the pins
+# One image for API and worker. Everything is pinned to an exact version; tests/unit/test_compose_file.py holds the pins
 # against requirements.txt, the Makefile and what is copied.
 
 # The CLI comes from npm as one native program; Node.js is needed to fetch it, and not to run it.
