@@ -29,6 +29,9 @@ ENV
 write grafana-password <<PASSWORD
 $(random)
 PASSWORD
+write metrics_token <<TOKEN
+$(random)
+TOKEN
 write ANTHROPIC_API_KEY </dev/null
 if [ ! -s secrets/ANTHROPIC_API_KEY ]; then
     echo "heartline: put your key for Anthropic's API into secrets/ANTHROPIC_API_KEY, if your models need it" >&2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from core import settings
 from core.settings import Settings
@@ -20,7 +21,18 @@ SERVICES: dict[str, Any] = CONTENT["services"]
 OURS = compose.ours(SERVICES)
 
 KNOWN = {
-    *("build", "cap_add", "cap_drop", "command", "depends_on", "deploy", "env_file", "environment", "healthcheck"),
+    *(
+        "build",
+        "cap_add",
+        "cap_drop",
+        "command",
+        "configs",
+        "depends_on",
+        "deploy",
+        "env_file",
+        "environment",
+        "healthcheck",
+    ),
     *("image", "logging", "networks", "ports", "profiles", "read_only", "restart", "secrets", "security_opt"),
     *("stop_grace_period", "stop_signal", "sysctls", "tmpfs", "ulimits", "user", "volumes"),
 }
@@ -60,6 +72,7 @@ def test_whatever_is_referred_to_is_there() -> None:
         secrets = set(service.get("secrets", ()))
         assert secrets <= set(CONTENT["secrets"]), name
         assert set(service.get("depends_on", ())) <= set(SERVICES), name
+        assert {config["source"] for config in service.get("configs", ())} <= set(CONTENT["configs"]), name
         for volume in service.get("volumes", ()):
             source, target, *_ = volume.split(":")
             assert target.startswith("/"), name
@@ -83,6 +96,7 @@ def test_valkey_is_reached_by_ours_alone_and_only_caddy_from_outside() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(published) == {"caddy", "grafana"}
     assert all(port.startswith("127.0.0.1:") for port in published["grafana"])
+    assert {name for name, service in SERVICES.items() if "watch" in service["networks"]} == {"worker", "prometheus"}
     assert "front" not in SERVICES["worker"]["networks"]  # an agent has no business at the API's door
 
 
@@ -152,6 +166,13 @@ def test_open_webui_is_given_the_headers_of_the_readme() -> None:
     template = re.search(r"```json\n(\{\n  \"X-OpenWebUI.*?\})\n```", readme, re.DOTALL)
     assert template
     assert configs == {"0": {"headers": json.loads(template.group(1))}}
+
+
+def test_grafana_is_told_where_prometheus_is() -> None:
+    told = {name: yaml.safe_load(config["content"]) for name, config in CONTENT["configs"].items()}
+    assert told["grafana-datasource"]["datasources"][0]["url"] == "http://prometheus:9090"
+    path = told["grafana-dashboards"]["providers"][0]["options"]["path"]
+    assert any(volume.split(":")[1].startswith(path) for volume in SERVICES["grafana"]["volumes"])
 
 
 def test_secrets_are_made_once_and_fit_each_other(tmp_path: Path) -> None:
