@@ -255,6 +255,28 @@ def test_headers_say_what_browsers_need_and_no_more(proxy: Caddy) -> None:
             assert "Server" not in answer.headers
 
 
+def test_a_site_name_has_tls_and_streams_pass_it(heartline: Deployment, tmp_path: Path) -> None:
+    with Caddy(tmp_path, [part.url for part in heartline.replicas], site="https://localhost") as proxy:
+        with (
+            proxy.http() as client,
+            client.stream("POST", "/v1/chat/completions", json=chat(command(**ENDLESS), stream=True)) as answer,
+        ):
+            assert "Strict-Transport-Security" not in answer.headers  # it would be every other program's here, too
+            run_id = answer.headers["X-Run-Id"]
+            assert next(frame for frame in sse.of(answer) if "a" in sse.contents([frame]))
+        eventually(lambda: heartline.run(run_id)["status"] == "cancelled", what="the replica sees the client leave")
+        plain = httpx.get(f"http://localhost:{proxy.environment['CADDY_HTTP_PORT']}/v1/models")
+        assert plain.status_code == 308
+        assert plain.headers["Location"].startswith("https://localhost")
+
+
+def test_browsers_keep_to_tls_at_a_real_name(heartline: Deployment, tmp_path: Path) -> None:
+    with Caddy(tmp_path, [heartline.replicas[0].url], site="http://") as proxy:  # whatever name it is asked by
+        url = proxy.url.replace("http://", "http://127.0.0.1")
+        answer = httpx.get(f"{url}/healthz", headers={"Host": "heartline.example.com"})
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
 def test_pages_go_to_the_dashboard_and_all_else_to_the_api(heartline: Deployment, tmp_path: Path) -> None:
     replica = heartline.replicas[0].url
     pages = ["/", "/login", "/logout", "/runs", "/runs/0123", "/jobs", "/jobs/queues", "/static/page.css"]
