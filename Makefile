@@ -1,5 +1,5 @@
 # Everything a contributor runs. CI runs `make lint` and `make test`, and nothing else.
-.PHONY: run doctor test e2e chaos lint bench cli clean
+.PHONY: run doctor test e2e chaos rehearsal lint bench secrets cli clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +27,9 @@ e2e: $(E2E)/venv/.made $(E2E)/open-webui/.made cli
 chaos: $(VENV)/.test cli
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+rehearsal: $(VENV)/.test
+	$(BIN)/python -m tests.rehearsal $(ARGS)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,6 +38,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test cli
 	$(BIN)/python -m benchmarks
+
+secrets:
+	@sh scripts/secrets.sh
 
 cli:
 	@sh scripts/cli.sh $(CLI_VERSION)

@@ -42,3 +42,9 @@ class Liveness:
         """How many workers have signed within `DEAD_AFTER_SECONDS`. Raises also when Redis takes no writes: no
         worker could sign, and none can work."""
         return cast(int, self._count(keys=[keys.workers()], args=[DEAD_AFTER_SECONDS]))
+
+    def names(self) -> list[str]:
+        """Those workers, by name: their host's, then their own (see `worker.slots`)."""
+        now = self._redis.time()[0]
+        found = cast("list[bytes]", self._redis.zrangebyscore(keys.workers(), now - DEAD_AFTER_SECONDS, "+inf"))
+        return [name.decode() for name in found]

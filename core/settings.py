@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disconnect_grace_seconds: Annotated[float, Meta(ge=0, le=3600)] = 3
     stop_grace_seconds: Seconds = 5
     drain_seconds: Seconds = 20
+    drain_notice_seconds: Annotated[float, Meta(ge=0, le=60)] = 0
     log_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
     workspace_ttl_seconds: Annotated[int, Meta(ge=60, le=366 * 86400)] = 14 * 86400
     workspaces_max_bytes: Annotated[int, Meta(ge=1 << 20)] = 20 << 30
