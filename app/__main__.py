@@ -21,6 +21,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
 from app import create_app, services
+from app.announcer import Announcer
 from core import settings
 from core.errors import ConfigurationError
 from core.janitor import TIDY_EVERY_SECONDS, Janitor
@@ -53,6 +54,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
     def __init__(self, loaded: Settings) -> None:
         self._settings = loaded
         self._services: services.Services | None = None
+        self._announcer: Announcer | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -82,6 +84,8 @@ class Replica(BaseApplication):  # type: ignore[misc]
         built.hub.start()
         gevent.spawn(built.attendance.keep_word)
         gevent.spawn(_keep_tidy, built.janitor)
+        self._announcer = Announcer(built)
+        gevent.spawn(self._announcer.keep_word)
         return create_app(built)
 
     def run(self) -> None:
@@ -116,6 +120,8 @@ class Replica(BaseApplication):  # type: ignore[misc]
         """Also in the master's name, which has no services and nothing to say."""
         if (built := self._services) is not None:
             built.attendance.close()
+        if self._announcer is not None:
+            self._announcer.close()
 
 
 def _keep_tidy(janitor: Janitor) -> None:
