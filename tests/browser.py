@@ -4,7 +4,6 @@ Plain HTTP does: what the tests need of a browser is to open pages, to run scrip
 """
 
 import base64
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -143,5 +142,5 @@ class Browser:
 
     def devtools(self, command: str, **parameters: object) -> Json:
         """https://chromedevtools.github.io/devtools-protocol/"""
-        found: Json = self._do("POST", "/goog/cdp/execute", {"cmd": command, "params": json.loads(json.dumps(parameters))})
+        found: Json = self._do("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
         return found

@@ -7,8 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, g, make_response, render_template, send_from_directory
 
 from app.auth import whose
-from app.failures import response as as_json
-from app.pages import secured, visitors
+from app.pages import secured, sorry, visitors
 from app.services import Services
 from core.errors import HeartlineError
 from core.run import Image, Message, Run, RunRequest
@@ -46,11 +45,7 @@ def routes(services: Services) -> Blueprint:
 
     @blueprint.errorhandler(HeartlineError)
     def failed(error: HeartlineError) -> Response:
-        if not hasattr(g, "owner"):
-            return as_json(error)
-        answer = page("error.html", message=error.message)
-        answer.status_code = error.status
-        return answer
+        return sorry(error)
 
     def page(name: str, **values: Any) -> Response:
         return make_response(render_template(name, owner=g.owner, operator=g.operator, **values))
