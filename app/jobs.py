@@ -43,14 +43,14 @@ def routes(services: Services) -> Blueprint:
     dashboard = build(services)
     logged_in = visitors.logged_in(services)
 
-    @blueprint.get(f"{PREFIX}/")
+    @blueprint.get(f"{PREFIX}/", strict_slashes=False)
     @blueprint.get(f"{PREFIX}/<path:path>")
     @logged_in
     def show(path: str = "") -> Response:
         if not g.operator:
             raise Forbidden
         environ = {**request.environ, "SCRIPT_NAME": PREFIX, "PATH_INFO": f"/{path}"}
-        return cast(Response, Response.from_app(dashboard, environ))
+        return cast(Response, Response.from_app(dashboard, environ, buffered=True))
 
     @blueprint.post(f"{PREFIX}/<run_id>/stop")
     @required(services.api_keys, services.logins)
@@ -104,6 +104,9 @@ def build(services: Services) -> Flask:
     from rq_dashboard import blueprint
 
     app = Dashboard(NAME, static_folder=None)
+    app.url_map.redirect_defaults = (
+        False  # a redirect would name the host that we see, not the one that the client does
+    )
     app.redis_conn = services.redis
     app.config.update(
         RQ_DASHBOARD_REDIS_URL=["Redis"],  # a name for the eye, not an address

@@ -194,6 +194,10 @@ byId("cancel").addEventListener("click", async () => {
   }
 });
 
+// A page that is left may be kept as it is, for the way back, and its stream with it.
+addEventListener("pagehide", () => source.close());
+addEventListener("pageshow", (event) => event.persisted && location.reload());
+
 byId("raw").addEventListener("toggle", drawRaw);
 for (const time of document.querySelectorAll("time[data-at]")) time.textContent = clock(Number(time.dataset.at));
 setTimeout(() => (live = true), 1500); // by then, what was there has come
