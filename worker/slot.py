@@ -22,6 +22,7 @@ from rq.worker import WorkerStatus
 
 from core.clients import AWAY
 from core.events import Cancelled, Failed
+from core.leases import Leases
 from core.run import Lane
 from worker import jobs
 
@@ -69,8 +70,16 @@ class SlotWorker(SimpleWorker):
 
     def kill_horse(self, sig: Any = None) -> None:
         """RQ's `stop-job` and `kill-horse`: stop the run, there is no horse."""
-        if (stop := self.slot.stop) is not None:
-            stop.request(Cancelled(reason="stopped in the queue's dashboard"))
+        job, stop = self.current, self.slot.stop
+        if job is not None and stop is not None:
+            stop.request(Cancelled(reason=self._why_stop(job.id)))
+
+    def _why_stop(self, run_id: str) -> str:
+        """Our API says why before it sends RQ's command; RQ's own tools only send it."""
+        with contextlib.suppress(*AWAY):
+            if reason := Leases(self.connection).stop_reason(run_id):
+                return reason
+        return "its job was stopped in RQ"
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """RQ's traceback is for jobs that broke; a run that failed in an orderly way has its line in our log."""

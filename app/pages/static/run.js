@@ -5,6 +5,7 @@ import { clock, count, duration, growing, money } from "./format.js";
 import { Timeline } from "./timeline.js";
 
 const RAW_SHOWN = 2000;
+const AGAIN_SECONDS = 2;
 
 const page = byId("run");
 const path = `/v1/runs/${encodeURIComponent(page.dataset.id)}`;
@@ -164,23 +165,34 @@ function take(message) {
   drawSoon();
 }
 
-const source = new EventSource(`${path}/events`);
-for (const type of [...Object.keys(MEANING), "unrecognised"]) source.addEventListener(type, take);
-source.addEventListener("queued", (message) => {
-  const { place } = JSON.parse(message.data);
-  where(place ? `Place ${place} in the queue` : "Another answer of this conversation is at work; this one is next");
-});
-source.addEventListener("reset", startOver);
-source.addEventListener("lost", (message) => {
-  source.close();
-  problem(JSON.parse(message.data).message);
-});
-source.addEventListener("error", async () => {
-  if (run.endedAt || source.readyState !== EventSource.CLOSED) return; // it comes back by itself
+let source;
+
+/** Follow from behind the newest event that is known. A broken connection the browser takes up by itself. */
+function follow() {
+  source = new EventSource(last ? `${path}/events?after=${last}` : `${path}/events`);
+  for (const type of [...Object.keys(MEANING), "unrecognised"]) source.addEventListener(type, take);
+  source.addEventListener("queued", (message) => {
+    const { place } = JSON.parse(message.data);
+    where(place ? `Place ${place} in the queue` : "Another answer of this conversation is at work; this one is next");
+  });
+  source.addEventListener("reset", startOver);
+  source.addEventListener("lost", (message) => {
+    source.close();
+    problem(JSON.parse(message.data).message);
+  });
+  source.addEventListener("error", givenUp);
+}
+
+/** The browser does not try again after an answer that is no stream, such as a proxy's that finds no server. */
+async function givenUp() {
+  if (run.endedAt || source.readyState !== EventSource.CLOSED) return;
   const state = await fetch(path).catch(() => null);
   if (state?.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-  else problem("The connection to the server is lost. Load the page again.");
-});
+  else if (state?.status === 404) problem("The server does not know this run any more.");
+  else setTimeout(follow, AGAIN_SECONDS * 1000);
+}
+
+follow();
 
 byId("cancel").addEventListener("click", async () => {
   const button = byId("cancel");
