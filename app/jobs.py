@@ -12,12 +12,14 @@ from typing import Any, cast
 import rq.serializers
 from flask import Blueprint, Flask, Response, g, request
 from jinja2 import BaseLoader, Environment
+from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import NotFound
 
 from app.auth import required
 from app.pages import POLICY, secured, sorry, visitors
 from app.services import Services
+from core import errors
 from core.errors import Forbidden, HeartlineError
 from core.run import Lane
 
@@ -50,7 +52,10 @@ def routes(services: Services) -> Blueprint:
         if not g.operator:
             raise Forbidden
         environ = {**request.environ, "SCRIPT_NAME": PREFIX, "PATH_INFO": f"/{path}"}
-        return cast(Response, Response.from_app(dashboard, environ, buffered=True))
+        answer = cast(Response, Response.from_app(dashboard, environ, buffered=True))
+        if answer.status_code == 404:
+            raise errors.NotFound("There is no such job, or no such page here.")
+        return answer
 
     @blueprint.post(f"{PREFIX}/<run_id>/stop")
     @required(services.api_keys, services.logins)
@@ -109,10 +114,12 @@ def build(services: Services) -> Flask:
     )
     app.redis_conn = services.redis
     app.config.update(
+        PROPAGATE_EXCEPTIONS=True,  # what goes wrong is for the one place that makes answers of errors
         RQ_DASHBOARD_REDIS_URL=["Redis"],  # a name for the eye, not an address
         RQ_DASHBOARD_DISABLE_DELETE=True,
     )
     app.register_blueprint(blueprint)
+    app.register_error_handler(NoSuchJobError, lambda _: ("", 404))
     app.before_request_funcs.pop(NAME)  # what opens the connections
     app.before_request(_only_what_is_shown)
     app.context_processor(lambda: {"nonce": g.nonce})

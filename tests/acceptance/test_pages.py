@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import httpx
 import pytest
 
 from tests import sse
-from tests.deployment import KEYS, Deployment, eventually
+from tests.deployment import FAKE_CLAUDE, KEYS, PROJECT, Deployment, eventually, free_port
 
 MODELS = """
 defaults: {absent: agent, task: small}
@@ -138,6 +141,37 @@ def test_the_page_that_looks_on_does_not_keep_a_chat_alive(heartline: Deployment
             eventually(lambda: heartline.run(run_id)["status"] == "running")
             connected.close()
             assert [frame.event for frame in frames][-1] == "cancelled"
+
+
+@pytest.mark.parametrize(("scheme", "is_secure"), [("https", True), ("http", False)])
+def test_a_cookie_that_came_by_https_stays_there(heartline: Deployment, scheme: str, is_secure: bool) -> None:
+    """gunicorn believes the proxy on this machine."""
+    with heartline.http("") as client:
+        answer = client.post("/login", data={"key": KEYS[OWNER]}, headers={**HERE, "X-Forwarded-Proto": scheme})
+    assert ("Secure" in answer.headers["Set-Cookie"].split("; ")) == is_secure
+
+
+def test_the_key_that_make_run_makes_is_an_operators(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    bind = f"127.0.0.1:{free_port()}"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(PROJECT),
+        "HEARTLINE_BIND": bind,
+        "HEARTLINE_MODELS_FILE": str(PROJECT / "tests" / "models.yaml"),
+        "HEARTLINE_CLAUDE_BIN": str(FAKE_CLAUDE),
+    }
+    command = [sys.executable, "-m", "stack"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as stack:
+        assert stack.stdout is not None
+        try:
+            key = next(line.split()[-1] for line in stack.stdout if "API key" in line)
+            answer = httpx.get(f"http://{bind}/v1/overview", headers={"Authorization": f"Bearer {key}"})
+            assert answer.status_code == 200
+        finally:
+            stack.terminate()
+            assert stack.wait(60) == 0
 
 
 # --- what an operator sees ----------------------------------------------------------------------------

@@ -277,6 +277,8 @@ def test_the_dashboard_has_no_view_but_those_that_show(built: Services, browser:
         "0/data/jobs/heartline/queued/8/asc/0.json",
         "0/data/jobs/heartline/queued/100000/asc/1.json",
         "../login",
+        "0/view/job/nonsense",
+        "0/data/job/nonsense.json",
     ],
 )
 def test_what_the_dashboard_would_break_on_is_not_there(browser: FlaskClient, path: str) -> None:

@@ -16,7 +16,7 @@ function row(run) {
     el("th", { scope: "row", "data-label": "Run" }, runLink(run.id)),
     el("td", { "data-label": "Status" }, el("span", { class: `status ${run.status}` }, run.status)),
     el("td", { "data-label": "Model" }, run.model),
-    el("td", { "data-label": "Started" }, el("time", {}, clock(run.created_at))),
+    el("td", { "data-label": "Asked" }, el("time", {}, clock(run.created_at))),
     el("td", { "data-label": "Took", class: "number" }, el("span", { "data-since": since }, took)));
 }
 

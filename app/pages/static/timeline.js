@@ -119,7 +119,7 @@ export class Timeline {
 function labelled(name, text, truncated = false) {
   const shown = text.slice(0, SHOWN_CHARACTERS);
   const cut = truncated || shown.length < text.length;
-  return el("div", {}, el("p", { class: "by" }, name), el("pre", { tabindex: "0", "aria-label": name }, readable(shown)),
+  return el("div", {}, el("p", { class: "by" }, name), el("pre", { tabindex: "0", role: "group", "aria-label": name }, readable(shown)),
     cut ? el("p", { class: "note" }, "The rest is not shown here.") : null);
 }
 
