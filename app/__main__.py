@@ -25,6 +25,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from app import create_app, services
+from app.announcer import Announcer
 from core import settings
 from core.errors import ConfigurationError
 from core.janitor import TIDY_EVERY_SECONDS, Janitor
@@ -79,6 +80,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
         self._settings = loaded
         self.notice_seconds = loaded.drain_notice_seconds
         self._services: services.Services | None = None
+        self._announcer: Announcer | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -111,6 +113,8 @@ class Replica(BaseApplication):  # type: ignore[misc]
         built.hub.start()
         gevent.spawn(built.attendance.keep_word)
         gevent.spawn(_keep_tidy, built.janitor)
+        self._announcer = Announcer(built)
+        gevent.spawn(self._announcer.keep_word)
         return create_app(built)
 
     def run(self) -> None:
@@ -145,6 +149,8 @@ class Replica(BaseApplication):  # type: ignore[misc]
         """Also in the master's name, which has no services and nothing to say."""
         if (built := self._services) is not None:
             built.attendance.close()
+        if self._announcer is not None:
+            self._announcer.close()
 
 
 def _keep_tidy(janitor: Janitor) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from flask import Blueprint, Response, g, jsonify, request, url_for
 
 from app import sse
-from app.auth import required
+from app.auth import required, whose
 from app.client import Client
 from app.dialects.native import NativeStream, RunBody, behind, checked, describe, parse, reset
 from app.intake import idempotency_key, read_body
@@ -26,6 +26,7 @@ MAX_PAGE = 100
 def routes(services: Services) -> Blueprint:
     blueprint = Blueprint("runs", __name__)
     guard = required(services.api_keys)
+    guard_of_pages = required(services.api_keys, services.logins)
 
     @blueprint.post("/v1/runs")
     @guard
@@ -51,7 +52,7 @@ def routes(services: Services) -> Blueprint:
         return response
 
     @blueprint.get("/v1/runs")
-    @guard
+    @guard_of_pages
     def list_runs() -> dict[str, Any]:
         limit = _number("limit", default=20, low=1, high=MAX_PAGE)
         before = request.args.get("before")
@@ -59,9 +60,9 @@ def routes(services: Services) -> Blueprint:
         return {"object": "list", "data": [describe(run) for run in runs]}
 
     @blueprint.get("/v1/runs/<run_id>")
-    @guard
+    @guard_of_pages
     def show(run_id: str) -> dict[str, Any]:
-        run = services.runs.get(run_id, g.owner)
+        run = services.runs.get(run_id, whose())
         whole = Whole.read(services.log, run.id)
         terminal = whole.terminal
         error = {"code": terminal.code, "message": terminal.message} if isinstance(terminal, Failed) else None
@@ -74,16 +75,17 @@ def routes(services: Services) -> Blueprint:
         }
 
     @blueprint.post("/v1/runs/<run_id>/cancel")
-    @guard
+    @guard_of_pages
     def cancel(run_id: str) -> dict[str, Any]:
         """Idempotent: a run that has ended, however, stays as it is."""
-        services.runs.get(run_id, g.owner)
-        return describe(services.stopper.cancel(run_id, "cancelled by its owner"))
+        run = services.runs.get(run_id, whose())
+        by = "its owner" if run.owner == g.owner else "an operator"
+        return describe(services.stopper.cancel(run_id, f"cancelled by {by}"))
 
     @blueprint.get("/v1/runs/<run_id>/events")
-    @guard
+    @guard_of_pages
     def watch(run_id: str) -> Response:
-        run = services.runs.get(run_id, g.owner)
+        run = services.runs.get(run_id, whose())
         headers = sse.headers(run.id)
         if request.method == "HEAD":
             return Response(headers=headers)
@@ -93,6 +95,8 @@ def routes(services: Services) -> Blueprint:
             # Nothing will ever follow; 204 is how a server tells an EventSource to stop reconnecting.
             return Response(status=204)
         response = Response(_from(run, after, last_seq), headers=headers)
+        if g.by_login or run.owner != g.owner:
+            return response  # who only looks on keeps no run alive: Stop in a chat must stop it all the same
         return services.attendance.attending(run, response)
 
     def _from(run: Run, after: int, last_seq: int) -> Any:

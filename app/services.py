@@ -15,12 +15,15 @@ from core.janitor import Janitor
 from core.leases import Leases
 from core.liveness import Liveness
 from core.log import EventLog
+from core.logins import Logins
 from core.nodes import Nodes
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import RunQueue
+from core.replicas import Replicas
 from core.runs import RunStore
 from core.settings import Settings
+from core.slots import SlotBook
 from core.stopping import Stopper
 from core.taking_turns import TakingTurns
 from core.usage import UsageBook
@@ -31,14 +34,18 @@ class Services:
     settings: Settings
     profiles: Profiles
     api_keys: ApiKeys
+    logins: Logins
     redis: "Redis"
     log: EventLog
     runs: RunStore
     usage: UsageBook
-    queue: RunQueue
     nodes: Nodes
     intake: Intake
+    queue: RunQueue
+    leases: Leases
     liveness: Liveness
+    replicas: Replicas
+    slots: SlotBook
     stopper: Stopper
     attendance: Attendance
     janitor: Janitor
@@ -68,14 +75,18 @@ def build(settings: Settings) -> Services:
         settings=settings,
         profiles=known,
         api_keys=api_keys,
+        logins=Logins(redis, settings.login_ttl_seconds),
         redis=redis,
         log=log,
         runs=store,
         usage=usage,
-        queue=queue,
         nodes=nodes,
         intake=Intake(settings, known, redis, store, nodes, queue, attendance),
+        queue=queue,
+        leases=leases,
         liveness=Liveness(redis),
+        replicas=Replicas(redis),
+        slots=SlotBook(redis),
         stopper=stopper,
         attendance=attendance,
         janitor=Janitor(settings, log, store, queue, leases),

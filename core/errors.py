@@ -49,6 +49,20 @@ class Unauthorized(HeartlineError):
     code = "invalid_api_key"
 
 
+class Forbidden(HeartlineError):
+    """This key may not do that. It takes one that is named in HEARTLINE_OPERATORS."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "forbidden"
+
+
+class ForeignOrigin(Forbidden):
+    """This request did not come from a page of this server, so a browser's login does not count for it."""
+
+    code = "foreign_origin"
+
+
 class NotFound(HeartlineError):
     """There is nothing here."""
 

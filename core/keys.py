@@ -82,3 +82,27 @@ def workers() -> str:
     """Sorted set: names of live workers by the server's time of their last sign of life (Unix seconds).
     Written by each worker every few seconds, which also removes the dead. No TTL."""
     return "heartline:workers"
+
+
+def replicas() -> str:
+    """Sorted set: names of live replicas by the server's time of their last sign of life (Unix seconds). Written by
+    each replica every few seconds, which also removes the dead. No TTL."""
+    return "heartline:{replicas}:alive"
+
+
+def replicas_said() -> str:
+    """Hash: what each of them says about itself, as JSON. Written together with the sorted set, shares its hash tag.
+    No TTL."""
+    return "heartline:{replicas}:said"
+
+
+def login(token_digest: str) -> str:
+    """String: whose a browser's login is, as JSON, by the SHA-256 of its token. Written by the replica that took the
+    key. Expires `login_ttl_seconds` later, or is deleted by a logout."""
+    return f"heartline:login:{token_digest}"
+
+
+def login_failures(address: str) -> str:
+    """String: how many wrong keys have come from an address. Written by the replica that refused them. Expires a
+    minute after the first."""
+    return f"heartline:login-failures:{address}"

@@ -79,6 +79,15 @@ class Leases:
         """Have the run's worker stop it, at its next renewal at the latest."""
         self._redis.hset(keys.stops(), run_id, reason)
 
+    def stop_reason(self, run_id: str) -> str | None:
+        """Why somebody has requested that the run stop, or None when nobody has."""
+        reason = cast("bytes | None", self._redis.hget(keys.stops(), run_id))
+        return None if reason is None else reason.decode()
+
+    def all(self) -> list[str]:
+        """The runs that somebody answers for: all that have not ended."""
+        return [run_id.decode() for run_id in cast("list[bytes]", self._redis.zrange(keys.leases(), 0, -1))]
+
     def take_expired(self) -> list[str]:
         """Take the runs whose lease has ended: of many who ask, one gets each of them, and now answers for it."""
         found = cast("list[bytes]", self._take_expired(keys=[keys.leases()], args=[LEASE_SECONDS]))

@@ -78,6 +78,16 @@ class RunQueue:
         """How many runs are in line."""
         return self._redis.llen(self._lanes[lane].key)
 
+    def newest_failed(self, at_most: int) -> list[str]:
+        """The runs whose jobs have failed or were stopped, the newest first; `at_most` of each lane."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for line in self._lanes.values():
+                registry = FailedJobRegistry(queue=line)
+                pipe.zrevrange(registry.key, 0, at_most - 1, withscores=True)
+            found = cast("list[list[tuple[bytes, float]]]", pipe.execute())
+        newest = sorted((pair for of_lane in found for pair in of_lane), key=lambda pair: -pair[1])
+        return [run_id.decode() for run_id, _ in newest]
+
     def remove(self, run_id: str) -> None:
         """Take a run out of the line that will never start: its job counts as cancelled."""
         self._take_out(run_id)

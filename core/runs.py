@@ -131,11 +131,15 @@ class RunStore:
         """An owner's newest runs, newest first; `before` (Unix seconds) pages back in time."""
         top = "+inf" if before is None else f"({before!r}"
         ids = cast("list[bytes]", self._redis.zrevrangebyscore(keys.owner_runs(owner), top, "-inf", start=0, num=limit))
+        return self.known([run_id.decode() for run_id in ids])
+
+    def known(self, run_ids: Sequence[str]) -> list[Run]:
+        """These runs, in this order; those that Redis does not know are left out."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for run_id in ids:
-                pipe.hmget(keys.run(run_id.decode()), _RECORD)
+            for run_id in run_ids:
+                pipe.hmget(keys.run(run_id), _RECORD)
             rows = pipe.execute()
-        found = (self._parse(run_id.decode(), row) for run_id, row in zip(ids, rows, strict=True))
+        found = (self._parse(run_id, row) for run_id, row in zip(run_ids, rows, strict=True))
         return [run for run in found if run is not None]
 
     @staticmethod

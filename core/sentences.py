@@ -36,6 +36,9 @@ _SENTENCES: dict[str, dict[str, str]] = {
         "internal": "Heartline made a mistake and had to end this run ({reason}). Please try again.",
         "cancelled": "This run was stopped.",
         "log_lost": "The server lost the record of this run. Please ask again.",
+        "wrong_key": "This is no key of this server.",
+        "too_many_logins": "Too many wrong keys have come from your address. Please wait a minute.",
+        "foreign_login": "Your browser did not say that this comes from the login page. Please load the page again.",
     },
     "de": {
         "starting": "{model} wird gestartet …",
@@ -77,6 +80,9 @@ _SENTENCES: dict[str, dict[str, str]] = {
         "Bitte versuchen Sie es noch einmal.",
         "cancelled": "Dieser Lauf wurde angehalten.",
         "log_lost": "Der Server hat die Aufzeichnung dieses Laufs verloren. Bitte fragen Sie noch einmal.",
+        "wrong_key": "Das ist kein Schlüssel dieses Servers.",
+        "too_many_logins": "Von Ihrer Adresse kamen zu viele falsche Schlüssel. Bitte warten Sie eine Minute.",
+        "foreign_login": "Ihr Browser sagt nicht, dass das von der Anmeldeseite kommt. Bitte laden Sie die Seite neu.",
     },
 }
 

@@ -29,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bind: str = "127.0.0.1:8080"
     api_keys: str = ""
     api_keys_file: str = ""
+    operators: str = ""
+    login_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 12 * 3600
     claude_bin: str = ""
     sandbox: Literal["auto", "bwrap", "off"] = "auto"
     state_dir: str = "state"

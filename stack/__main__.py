@@ -46,6 +46,8 @@ class Stack:
         given.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = "" if given.api_keys else api_key.ensure(given.keys_file)
         environment = {**os.environ}
+        if key and not (given.api_keys_file or given.operators) and api_key.is_ours(given.keys_file):
+            environment["HEARTLINE_OPERATORS"] = api_key.NAME
         if not given.redis_url:
             valkey = EmbeddedValkey(given.state)
             self._parts.append(("valkey", valkey.start()))
@@ -128,7 +130,8 @@ def banner(given: Settings, key: str) -> str:
         f"\nHeartline is ready.\n\n"
         f"  base URL   {base}\n"
         f"  API key    {shown}\n"
-        f"  models     {', '.join(ids)}\n\n"
+        f"  models     {', '.join(ids)}\n"
+        f"  runs       {base.removesuffix('/v1')}/ shows them in a browser; log in with the key\n\n"
         f"  Try it:\n"
         f"  curl -N {base}/chat/completions -H 'Authorization: Bearer {shown}' \\\n"
         f"       -H 'Content-Type: application/json' -d '{question}'\n"

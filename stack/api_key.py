@@ -4,8 +4,11 @@ import os
 import secrets
 from pathlib import Path
 
+NAME = "default"
+"""The name of the key that is made here."""
 
-def ensure(path: Path, name: str = "default") -> str:
+
+def ensure(path: Path, name: str = NAME) -> str:
     """The first key in `path`; writes a new random one when there is no such file."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -20,8 +23,17 @@ def ensure(path: Path, name: str = "default") -> str:
 
 def first(text: str) -> str:
     """The key in the first `name:key` line, or nothing."""
+    return _first(text)[1]
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the first key in `path` is one that was made here, by its name."""
+    return _first(path.read_text(encoding="utf-8"))[0] == NAME
+
+
+def _first(text: str) -> tuple[str, str]:
     for line in text.splitlines():
         name, colon, key = line.partition(":")
         if colon and not name.strip().startswith("#"):
-            return key.strip()
-    return ""
+            return name.strip(), key.strip()
+    return "", ""

@@ -22,6 +22,7 @@ from rq.worker import WorkerStatus
 
 from core.clients import AWAY
 from core.events import Cancelled, Failed
+from core.leases import Leases
 from core.metrics import label_of
 from core.run import Lane
 from worker import jobs
@@ -75,7 +76,14 @@ class SlotWorker(SimpleWorker):
         stop, job = self.slot.stop, self.current
         if stop is None or job is None or self._stopped_job_id not in (None, job.id):
             return  # the one that was meant has just ended
-        stop.request(Cancelled(reason="stopped in the queue's dashboard"))
+        stop.request(Cancelled(reason=self._why_stop(job.id)))
+
+    def _why_stop(self, run_id: str) -> str:
+        """Our API says why before it sends RQ's command; RQ's own tools only send it."""
+        with contextlib.suppress(*AWAY):
+            if reason := Leases(self.connection).stop_reason(run_id):
+                return reason
+        return "its job was stopped in RQ"
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """RQ's traceback is for jobs that broke; a run that failed in an orderly way has its line in our log."""

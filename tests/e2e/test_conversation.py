@@ -70,13 +70,14 @@ def test_usage_is_what_the_cli_counted(stage: Stage) -> None:
     assert answer.usage["completion_tokens"] == 56
 
 
-def remembering(stage: Stage, name: str) -> tuple[Chat, Asked]:
-    """A chat with one answered turn, in which a tool wrote a file."""
+def remembering(stage: Stage, name: str, *further: Turn) -> tuple[Chat, Asked]:
+    """A chat with one answered turn, in which a tool wrote a file; `further` answers come when it is continued."""
     marker = f"{name}: note the number"
     stage.api.script(
         marker,
         Turn(ToolUse("Bash", {"command": f"echo {name}-4711 > number; echo noted"})),
         Turn(Text("I have noted it.")),
+        *further,
     )
     chat = stage.web.chat("agent")
     turn = chat.ask(marker)
@@ -245,8 +246,7 @@ def test_continue_goes_on_in_the_same_message(stage: Stage) -> None:
 
 
 def test_continue_goes_on_behind_a_card(stage: Stage) -> None:
-    chat, turn = remembering(stage, "behind a card")
-    stage.api.script("Continue your last message", Turn(Text(" Twice.")))
+    chat, turn = remembering(stage, "behind a card", Turn(Text(" Twice.")))
     resumed = chat.resume(turn)
     answer = chat.when(resumed, lambda message: message.done and "Twice" in message.text)
     assert answer.text == "I have noted it. Twice."

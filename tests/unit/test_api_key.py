@@ -8,7 +8,7 @@ import pytest
 
 from app.auth import MIN_KEY_CHARACTERS, ApiKeys
 from core.settings import Settings
-from stack.api_key import ensure, first
+from stack.api_key import ensure, first, is_ours
 
 
 def test_a_new_key_can_be_read_by_its_owner_only(folder: Path) -> None:
@@ -62,3 +62,11 @@ def test_a_file_of_the_users_own_is_never_written_over(folder: Path) -> None:
 )
 def test_the_first_key_is_found_behind_comments(text: str, key: str) -> None:
     assert first(text) == key
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"), [("default:k1\n", True), ("# x\n default : k1", True), ("a:k\ndefault:k", False)]
+)
+def test_a_key_that_was_made_here_is_known_by_its_name(folder: Path, text: str, ours: bool) -> None:
+    (folder / "api-keys").write_text(text)
+    assert is_ours(folder / "api-keys") == ours
