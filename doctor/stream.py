@@ -7,6 +7,7 @@ that some were longer on their way than others can, and tells a stream that is h
 import http.client
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -66,16 +67,31 @@ def read(
 ) -> Iterator[Arrival]:
     """Each event as it arrives, kept in `reading`. Raises `StillRunning` when the stream is not over by `until`
     (Unix seconds), `ValueError` for what is none of Heartline's, and what http.client raises."""
-    lines = Lines()
+    lines, unpack = Lines(), unpacker(response)
     while chunk := response.read1(READ_BYTES):
         now = clock()
         reading.chunks.append(now)
-        for event, data in lines.feed(chunk):
+        for event, data in lines.feed(unpack(chunk)):
             arrival = Arrival(now, event, data)
             reading.arrivals.append(arrival)
             yield arrival
         if now > until:
             raise StillRunning
+
+
+def unpacker(response: http.client.HTTPResponse) -> Callable[[bytes], bytes]:
+    """What undoes a proxy's compression, piece by piece. Raises `ValueError` for what is none."""
+    if response.getheader("Content-Encoding") != "gzip":
+        return lambda chunk: chunk
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: with gzip's head
+
+    def unpack(chunk: bytes) -> bytes:
+        try:
+            return unpacking.decompress(chunk)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+
+    return unpack
 
 
 class Lines:

@@ -13,7 +13,7 @@ from typing import Any
 
 from doctor.case import Case
 from doctor.finding import Finding, failed, ok, skipped, warning
-from doctor.stream import Reading, StillRunning, read
+from doctor.stream import Reading, StillRunning, read, unpacker
 
 SILENCE_SECONDS = 20.0
 RUN_SECONDS = 60.0
@@ -54,7 +54,11 @@ class Way:
         parts = urllib.parse.urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=SILENCE_SECONDS)
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        headers = {
+            "Authorization": f"Bearer {self._key}",
+            "Content-Type": "application/json",
+            "Accept-Encoding": "gzip",  # as browsers and Open WebUI do: what compresses may hold back
+        }
         try:
             connection.request(method, parts.path + path, json.dumps(body) if body is not None else None, headers)
             yield connection.getresponse()
@@ -82,7 +86,7 @@ class Way:
         with self.ask(method, path, body) as response:
             data = response.read()
             try:
-                return response.status, json.loads(data)
+                return response.status, json.loads(unpacker(response)(data))
             except ValueError:
                 return response.status, None
 
@@ -252,6 +256,6 @@ def judged(name: str, way: Way, reading: Reading, what: str) -> Finding:
         fix = "Nothing should be between: see whether the machine is overloaded." if way.is_direct else UNBUFFER
         return failed(name, said, fix, **facts)
     if held > LATE_SECONDS or reading.first_byte_seconds > SLOW_FIRST_BYTE_SECONDS:
-        said = f"{what.capitalize()} came, but not smoothly: {times}."
+        said = f"{what.capitalize()} came through {way.url}, but not smoothly: {times}."
         return warning(name, said, "See whether a machine on the way, or the network, is overloaded.", **facts)
-    return ok(name, f"{what.capitalize()} came live: {times}.", **facts)
+    return ok(name, f"{what.capitalize()} came live through {way.url}: {times}.", **facts)

@@ -36,7 +36,7 @@ def run(*argv: str, seconds: float = 110, **environment: str) -> str:
     return ended.stdout
 
 
-def tests(node: str, *names: str, **environment: str) -> None:
+def own_tests(node: str, *names: str, **environment: str) -> None:
     """Node's own tests, of which none may fail or be skipped."""
     files = [f"test/{name}.test.mjs" for name in names]
     said = run(node, "--test", "--test-reporter=spec", *files, **environment)
@@ -58,7 +58,7 @@ def installed(package: str, folder: Path) -> Path:
 
 
 def test_the_parser_and_the_client_on_answers_made_for_them(node: str) -> None:
-    tests(node, "event-stream", "client")
+    own_tests(node, "event-stream", "client")
 
 
 def test_the_client_against_real_replicas(node: str, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_client_against_real_replicas(node: str, tmp_path: Path) -> None:
         tmp_path, replicas=2, heartbeat_seconds=0.3, disconnect_grace_seconds=2, worker_slots=8
     ) as heartline:
         urls = {"HEARTLINE_URL": heartline.replicas[0].url, "HEARTLINE_OTHER_URL": heartline.replicas[1].url}
-        tests(node, "server", HEARTLINE_KEY=KEYS["alice"], **urls)
+        own_tests(node, "server", HEARTLINE_KEY=KEYS["alice"], **urls)
 
 
 def test_the_parser_agrees_with_another_one_on_the_same_bytes(node: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests import metrics
 from worker.command import MINIMUM_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "clients").glob("*/*.md")])
 
 Rows = list[list[str]]
 

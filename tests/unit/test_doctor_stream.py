@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,9 +20,13 @@ STREAM = b': watching\n\nid: 1\nevent: text\ndata: {"at": 5.0, "text": "a"}\n\nd
 class Chunks(io.BytesIO):
     """An answer that comes in these chunks."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    def __init__(self, chunks: Iterable[bytes], encoding: str | None = None) -> None:
         super().__init__()
         self._chunks = iter(chunks)
+        self._encoding = encoding
+
+    def getheader(self, name: str) -> str | None:
+        return self._encoding if name == "Content-Encoding" else None
 
     def read1(self, size: int | None = -1) -> bytes:
         return next(self._chunks, b"")
@@ -71,6 +76,21 @@ def test_a_stream_that_comes_in_two_halves_is_buffered() -> None:
 
 def test_a_stream_that_hesitates_is_a_warning() -> None:
     assert judged("url: run", WAY, reading([0.0] * 9 + [0.8]), "a run").grade is Grade.WARNING
+
+
+def test_a_stream_that_a_proxy_has_compressed_is_read_as_it_comes() -> None:
+    packing, found = zlib.compressobj(wbits=31), Reading(100.0)
+    lines = [b'data: {"at": %d}\n\n' % number for number in range(3)]
+    packed = [packing.compress(line) + packing.flush(zlib.Z_SYNC_FLUSH) for line in lines]
+    arrivals = read(Chunks(packed, "gzip"), found, 200.0, lambda: 101.0)  # type: ignore[arg-type]
+    for number, arrival in enumerate(arrivals):
+        assert arrival.data == {"at": number}
+        assert len(found.chunks) == number + 1
+
+
+def test_what_only_pretends_to_be_compressed_is_none_of_heartlines() -> None:
+    with pytest.raises(ValueError, match="incorrect header"):
+        list(read(Chunks([b"plain"], "gzip"), Reading(100.0), 200.0))  # type: ignore[arg-type]
 
 
 def test_a_stream_without_end_is_left() -> None:

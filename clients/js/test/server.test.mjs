@@ -62,7 +62,7 @@ test("connections that are cut again and again, on one replica and the other", {
   const { heartline, proxy } = await through((count) => ({ target: count % 2 ? there : here, cutAfter: 1500 + 37 * count }));
   const run = await direct.createRun({ prompt: SLOWLY });
   await assertWhole(await all(heartline.watch(run.id)), run, WORDS.join(""));
-  assert.ok(proxy.connections() > 3, `${proxy.connections()} connections`);
+  assert.ok(proxy.asked() > 3, `${proxy.asked()} connections`);
 });
 
 test("bytes that come by sevens", { skip }, async () => {
@@ -81,14 +81,14 @@ test("a connection that freezes", { skip }, async () => {
   const { heartline, proxy } = await through(fate, { silenceSeconds: 1.5 });
   const run = await direct.createRun({ prompt: SLOWLY });
   await assertWhole(await all(heartline.watch(run.id)), run, WORDS.join(""));
-  assert.equal(proxy.connections(), 2);
+  assert.equal(proxy.asked(), 2);
 });
 
 test("a run that says nothing for a while is kept alive by heartbeats", { skip }, async () => {
   const { heartline, proxy } = await through(() => ({ target: here }), { silenceSeconds: 1.5 });
   const run = await direct.createRun({ prompt: JSON.stringify({ sleep_before: 4, text: ["late"] }) });
   await assertWhole(await all(heartline.watch(run.id)), run, "late");
-  assert.equal(proxy.connections(), 1);
+  assert.equal(proxy.asked(), 1);
 });
 
 test("a cursor that lies behind the end starts over", { skip }, async () => {

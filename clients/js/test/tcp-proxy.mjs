@@ -8,7 +8,7 @@ import net from "node:net";
  *   after how many bytes it is cut, or nothing comes any more
  */
 export async function tcpProxy(fate) {
-  let count = 0;
+  let [count, asked] = [0, 0];
   const sockets = new Set();
   const server = net.createServer((client) => {
     const { target, shred = Infinity, cutAfter = Infinity, freezeAfter = Infinity } = fate(count++);
@@ -20,6 +20,7 @@ export async function tcpProxy(fate) {
       socket.setNoDelay(true);
       socket.on("error", () => {});
     }
+    client.once("data", () => asked++); // Node sometimes opens a connection that it has no use for
     client.pipe(upstream);
     upstream.on("data", (data) => {
       const left = Math.min(cutAfter, freezeAfter) - passed;
@@ -35,7 +36,8 @@ export async function tcpProxy(fate) {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   return {
     url: `http://127.0.0.1:${server.address().port}`,
-    connections: () => count,
+    /** On how many connections something was asked. */
+    asked: () => asked,
     async close() {
       for (const socket of sockets) socket.destroy();
       await new Promise((resolve) => server.close(resolve));
