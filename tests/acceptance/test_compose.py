@@ -131,17 +131,22 @@ class Composed:
         return answer.status_code == 200
 
     def stop(self) -> None:
-        """Writers first, and Valkey last, as in `stack`."""
-        for name in sorted(self.processes, key=lambda name: (name == "valkey", not name.startswith("worker"))):
-            process = self.processes[name]
-            if process.poll() is None:
-                process.terminate() if name != "caddy" else process.kill()
-        for process in self.processes.values():
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        """Workers first, as in `stack`, and Valkey when nobody needs it any more."""
+
+        def rank(name: str) -> int:
+            return 2 if name == "valkey" else 0 if name.startswith("worker") else 1
+
+        for turn in range(3):
+            parts = [process for name, process in self.processes.items() if rank(name) == turn]
+            for process in parts:
+                if process.poll() is None:
+                    process.kill() if process is self.processes.get("caddy") else process.terminate()
+            for process in parts:
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
     def healthy(self, name: str) -> bool:
         """Whether the file's health check is content with the worker."""
