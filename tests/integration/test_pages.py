@@ -3,10 +3,12 @@
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from flask.testing import FlaskClient
+from msgspec import structs
 
 from app import create_app, services
 from app.auth import COOKIE
@@ -241,6 +243,15 @@ def test_pictures_are_shown_but_never_fetched_from_elsewhere(browser: FlaskClien
     assert re.findall(r'<img[^>]* src="([^"]*)"', browser.get(f"/runs/{run_id}").text) == [
         "data:image/png;base64,aGVsbG8="
     ]
+
+
+def test_pages_are_in_the_language_of_the_server(built: Services) -> None:
+    german = create_app(replace(built, settings=structs.replace(built.settings, language="de"))).test_client()
+    page = german.get("/login").text
+    assert '<html lang="de"' in page
+    assert "Anmelden" in page
+    assert "Log in" not in page
+    assert "Das ist kein Schlüssel" in german.post("/login", data={"key": "wrong"}, headers=HERE).text
 
 
 def test_a_very_long_message_is_cut_on_the_page(browser: FlaskClient, built: Services) -> None:
