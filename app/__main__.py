@@ -1,4 +1,7 @@
-"""`python -m app`: one API replica, a gunicorn gevent process, configured by environment only."""
+"""`python -m app`: one API replica, a gunicorn gevent process, configured by environment only.
+
+`python -m app doctor` is `python -m doctor`.
+"""
 
 # ruff: noqa: E402
 from gevent import monkey
@@ -18,6 +21,7 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from app import create_app, services
@@ -26,6 +30,7 @@ from core import settings
 from core.errors import ConfigurationError
 from core.janitor import TIDY_EVERY_SECONDS, Janitor
 from core.logs import configure
+from core.metrics import expect
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,11 +53,32 @@ class Master(Arbiter):  # type: ignore[misc]
         super().signal(sig, frame)
 
 
+class GunicornLog(Logger):  # type: ignore[misc]
+    """gunicorn's own lines, in the form of ours."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.error_log.propagate = True
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """The process that serves. Told to stop, it takes requests for a while yet, and says that it is draining: so a
+    proxy sends it nothing more before it closes its doors. (Caddy before 2.11.4 cannot send a POST that met a closed
+    door to another one.)"""
+
+    told = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.told = True
+        gevent.spawn_later(self.app.notice_seconds, super().handle_exit, sig, frame)
+
+
 class Replica(BaseApplication):  # type: ignore[misc]
     """gunicorn with one gevent worker; more replicas, not more workers, serve more clients."""
 
     def __init__(self, loaded: Settings) -> None:
         self._settings = loaded
+        self.notice_seconds = loaded.drain_notice_seconds
         self._services: services.Services | None = None
         self._announcer: Announcer | None = None
         super().__init__()
@@ -60,16 +86,18 @@ class Replica(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         options: dict[str, Any] = {
             "bind": self._settings.bind,
-            "worker_class": "gevent",
+            "worker_class": Worker,
             "workers": 1,
             "worker_connections": CONNECTIONS,
             "max_requests": 0,  # a worker that recycles itself would cut its streams
             "timeout": 0,
-            "graceful_timeout": math.ceil(self._settings.drain_seconds) + 2,
+            "graceful_timeout": math.ceil(self.notice_seconds + self._settings.drain_seconds) + 2,
             "keepalive": 75,  # longer than a proxy keeps an idle connection, so that the proxy closes first
             "control_socket_disable": True,
             "forwarder_headers": "",  # a client's SCRIPT_NAME header is not the server's variable
             "loglevel": "warning",
+            "errorlog": None,  # its lines take the way that ours do
+            "logger_class": GunicornLog,
             "proc_name": "heartline-app",
             "post_worker_init": self._watch_for_the_end,
             "worker_int": self._hurry,
@@ -81,6 +109,7 @@ class Replica(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         """Runs in the worker process: clients and greenlets are made after the fork."""
         self._services = built = services.build(self._settings)
+        expect(profile.id for profile in built.profiles.profiles)
         built.hub.start()
         gevent.spawn(built.attendance.keep_word)
         gevent.spawn(_keep_tidy, built.janitor)
@@ -91,18 +120,18 @@ class Replica(BaseApplication):  # type: ignore[misc]
     def run(self) -> None:
         Master(self).run()
 
-    def _watch_for_the_end(self, worker: GeventWorker) -> None:
+    def _watch_for_the_end(self, worker: Worker) -> None:
         gevent.spawn(self._drain_when_stopped, worker)
 
-    def _drain_when_stopped(self, worker: GeventWorker) -> None:
+    def _drain_when_stopped(self, worker: Worker) -> None:
         """gunicorn cuts a stream at its own time limit, in mid-chunk: so we end them all before."""
-        while worker.alive:
+        while worker.alive and not worker.told:
             gevent.sleep(DRAIN_LOOK_SECONDS)
         if (built := self._services) is None:
             return
         logger.info("app_draining watchers=%d seconds=%g", built.hub.watchers, self._settings.drain_seconds)
         built.relay.drain.begin(self._settings.drain_seconds)
-        while built.hub.watchers:
+        while worker.alive or built.hub.watchers:
             built.hub.wake()
             gevent.sleep(DRAIN_LOOK_SECONDS)
         built.attendance.close()
@@ -144,6 +173,8 @@ def _raise_open_files() -> int:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["doctor"]:  # it examines the worker, too, which nothing here may import
+        os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])  # noqa: S606
     try:
         loaded = settings.load(os.environ)
         if not loaded.redis_url:
@@ -154,7 +185,7 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"heartline: {error}", file=sys.stderr)
         return 2
-    configure(loaded.log_level)
+    configure(loaded.log_level, loaded.log_format)
     logger.info("app_starting bind=%s open_files=%d", loaded.bind, _raise_open_files())
     Replica(loaded).run()
     return 0

@@ -39,24 +39,11 @@ class ApiKeys:
     def load(cls, settings: Settings) -> "ApiKeys":
         """From `HEARTLINE_API_KEYS`, else from the keys file, with the `HEARTLINE_OPERATORS` among them. Raises
         `ConfigurationError`."""
-        keys = cls._read(settings)
+        keys = read(settings)
         operators = [name.strip() for name in settings.operators.split(",") if name.strip()]
         if unknown := next((name for name in operators if name not in keys), None):
             raise ConfigurationError(f"HEARTLINE_OPERATORS: there is no API key with the name '{unknown}'")
         return cls(keys, operators)
-
-    @staticmethod
-    def _read(settings: Settings) -> dict[str, str]:
-        if settings.api_keys:
-            return parse(settings.api_keys.split(","), "HEARTLINE_API_KEYS")
-        try:
-            lines = settings.keys_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigurationError(
-                f"HEARTLINE_API_KEYS is not set, and HEARTLINE_API_KEYS_FILE={settings.keys_file} "
-                f"cannot be read ({error.strerror}): write 'name:key' lines there, or run 'make run' once"
-            ) from None
-        return parse(lines, f"HEARTLINE_API_KEYS_FILE={settings.keys_file}")
 
     def owner(self, key: str) -> str | None:
         """The owner of this key, or None. Takes the same time for every wrong key."""
@@ -83,6 +70,20 @@ class ApiKeys:
             return None
         known = self.login(login.owner, token).proof
         return login.owner if hmac.compare_digest(known, login.proof) else None
+
+
+def read(settings: Settings) -> dict[str, str]:
+    """This server's keys by their names. Raises `ConfigurationError`."""
+    if settings.api_keys:
+        return parse(settings.api_keys.split(","), "HEARTLINE_API_KEYS")
+    try:
+        lines = settings.keys_file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"HEARTLINE_API_KEYS is not set, and HEARTLINE_API_KEYS_FILE={settings.keys_file} "
+            f"cannot be read ({error.strerror}): write 'name:key' lines there, or run 'make run' once"
+        ) from None
+    return parse(lines, f"HEARTLINE_API_KEYS_FILE={settings.keys_file}")
 
 
 def parse(entries: list[str], source: str) -> dict[str, str]:
@@ -113,6 +114,12 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+def bearer(request: Request) -> str:
+    """The key that a request carries, or nothing."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
 def required(keys: ApiKeys, logins: Logins | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: the view runs only with a valid key, and finds its owner in `g.owner`. With `logins`, a browser's
     login does as well; one for what changes something only from a page of ours."""
@@ -121,7 +128,7 @@ def required(keys: ApiKeys, logins: Logins | None = None) -> Callable[[Callable[
         @functools.wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
             if logins is None or "Authorization" in request.headers:
-                owner, g.by_login = _owner_by_key(keys), False
+                owner, g.by_login = keys.owner(bearer(request)), False
             else:
                 owner, g.by_login = owner_by_login(keys, logins), True
             if owner is None:
@@ -146,11 +153,6 @@ def owner_by_login(keys: ApiKeys, logins: Logins) -> str | None:
     token = request.cookies.get(COOKIE, "")
     login = logins.of(token) if token else None
     return keys.still(login, token) if login else None
-
-
-def _owner_by_key(keys: ApiKeys) -> str | None:
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return keys.owner(key.strip()) if scheme.lower() == "bearer" else None
 
 
 def is_from_here(asked: Request) -> bool:

@@ -20,6 +20,7 @@ from app.origin import origin_of
 from app.progress import Progress, chosen
 from app.relay import RETRY_SECONDS
 from app.services import Services
+from app.traceparent import trace_id_of
 from app.whole import Silent, Whole
 from core.clients import AWAY
 from core.errors import HeartlineError
@@ -49,6 +50,7 @@ def routes(services: Services) -> Blueprint:
             origin=origin_of(request, body.user),
             idempotency_key=idempotency_key(request),
             task=task is not None,
+            trace_id=trace_id_of(request),
         )
         return streamed(run, dialect_of(services, run, progress, body.include_usage)) if body.stream else whole(run)
 
@@ -123,9 +125,7 @@ def at_once(body: ChatBody, text: str) -> Response:
         dialect.render(stamp(Text(text=text), run.id, 1, run.created_at), b""),
         dialect.render(stamp(Completed(), run.id, 2, run.created_at), b""),
     ]
-    headers = sse.headers(run.id)
-    del headers["X-Run-Id"]  # there is none to look up
-    return Response(b"".join(chunks), headers=headers)
+    return Response(b"".join(chunks), headers=sse.headers())
 
 
 def outcome(services: Services, run: Run) -> tuple[bytes, HeartlineError | None]:

@@ -11,18 +11,26 @@ from typing import Any
 import gevent
 from flask import Request
 
+_ENVIRON = "heartline.client"
+
 
 class Client:
-    """Watches a socket for its close. Without one (in tests, or another server) it never notices any."""
+    """Watches a socket for its close. Without one (in tests, or another server) it never notices any.
+
+    It also remembers what its stream was: how many events, and in one word how it ended.
+    """
 
     def __init__(self, sock: Any = None) -> None:
         self._socket = sock
         self.gone = False
+        self.events = 0
+        self.ended = ""
 
     @classmethod
     def of(cls, request: Request) -> "Client":
-        """The client of the current request; gunicorn tells its socket."""
-        return cls(request.environ.get("gunicorn.socket"))
+        """The client of the current request, one for each; gunicorn tells its socket."""
+        client: Client = request.environ.setdefault(_ENVIRON, cls(request.environ.get("gunicorn.socket")))
+        return client
 
     @contextmanager
     def calling(self, on_gone: Callable[[], None]) -> Iterator[None]:

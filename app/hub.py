@@ -17,6 +17,7 @@ from gevent.lock import RLock
 from redis import ConnectionPool
 
 from app.dialects import Dialect
+from app.metrics import HUB_RECONNECTS, WATCHERS
 from core import events, keys
 from core.clients import AWAY
 
@@ -131,12 +132,14 @@ class Hub:
         if feed is None:
             feed = self._feeds[channel] = Feed(run_id)
         feed.watchers += 1
+        WATCHERS.inc()
         try:
             if feed.watchers == 1:
                 self._send("SUBSCRIBE", channel)
             yield feed
         finally:
             feed.watchers -= 1
+            WATCHERS.dec()
             if not feed.watchers:
                 del self._feeds[channel]
                 self._send("UNSUBSCRIBE", channel)
@@ -167,11 +170,13 @@ class Hub:
                 self._hang_up(connection)
 
     def _keep_listening(self) -> None:
-        pause = 0.05
+        pause, anew = 0.05, False
         while True:
             try:
                 connection = self._connect()
-                pause = 0.05
+                if anew:
+                    HUB_RECONNECTS.inc()
+                pause, anew = 0.05, True
                 self._listen(connection)
             except Exception as error:  # whatever it was, the hub must live: all watchers depend on it
                 logger.warning("hub_disconnected error=%r feeds=%d", error, len(self._feeds))

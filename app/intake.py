@@ -14,6 +14,7 @@ from redis.exceptions import WatchError
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.attendance import Attendance
+from app.metrics import RUNS_QUEUED
 from core import keys
 from core.conversation import Origin
 from core.errors import InvalidRequest, TooManyRuns, Unavailable
@@ -61,12 +62,14 @@ class Intake:
         detach: bool,
         origin: Origin | None = None,
         parent: Run | None = None,
+        place: Place | None = None,
         idempotency_key: str = "",
         task: bool = False,
+        trace_id: str = "",
     ) -> tuple[Run, bool]:
         """The run that answers this request, and whether it is a new one: with an `idempotency_key` that was
-        used before it is the run of then. Its place in a conversation is behind `parent`, or where `origin` and
-        the request's history say. A task runs on the task profile, whatever `model` says; where there is none, it
+        used before it is the run of then. Its place in a conversation is `place`, or behind `parent`, or where `origin`
+        and the request's history say. A task runs on the task profile, whatever `model` says; where there is none, it
         is a request like others.
 
         Raises `ModelNotFound`, `IdempotencyConflict`, `TooManyRuns`, `Unavailable`, or redis-py's errors when
@@ -81,12 +84,13 @@ class Intake:
             created_at=time.time(),
             detach=detach or profile.detach,
             lane=Lane.TASKS if self._profiles.is_task(profile.id) else Lane.RUNS,
+            trace_id=trace_id,
         )
         fingerprint = hashlib.sha256(msgspec.json.encode((model, request))).hexdigest() if idempotency_key else ""
         if idempotency_key and (known := self._store.made_before(run, fingerprint)):
             return known, False
         self._refuse_when_full(owner, run.lane)
-        place, why = self._place(run, profile, request, origin or Origin(), parent)
+        place, why = self._place(run, profile, request, origin or Origin(), parent, place)
         run = msgspec.structs.replace(run, place=place)
         if not run.detach:
             self._attendance.announce(run.id)
@@ -105,15 +109,24 @@ class Intake:
                 if known := self._store.made_before(run, fingerprint):
                     return known, not idempotency_key
                 raise Unavailable from None
+        RUNS_QUEUED.labels(run.profile).inc()
         logger.info("run_queued run_id=%s profile=%s owner=%s conversation=%s", run.id, run.profile, owner, why)
         return run, True
 
     def _place(
-        self, run: Run, profile: Profile, request: RunRequest, origin: Origin, parent: Run | None
+        self,
+        run: Run,
+        profile: Profile,
+        request: RunRequest,
+        origin: Origin,
+        parent: Run | None,
+        given: Place | None,
     ) -> tuple[Place | None, str]:
         """The run's place in its conversation, and in one word why it is there."""
         if profile.runner == "diagnostic" or run.lane is Lane.TASKS:
             return None, "none"
+        if given is not None:
+            return given, "session" if given.parent else "start"
         if parent is None:
             return self._nodes.place(run.id, run.owner, profile.id, request, origin)
         if parent.place is None or parent.profile != profile.id:

@@ -9,7 +9,7 @@ nothing and loses nothing.
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from gevent import Timeout
 from gevent.event import Event as Signal
@@ -18,6 +18,7 @@ from app.client import Client
 from app.dialects import Dialect
 from app.drain import Drain
 from app.hub import Entry, Feed, Hub
+from app.metrics import GAPS_HEALED, HEARTBEATS, LOG_LAG, RESUMES, STREAMS_ENDED
 from core import events
 from core.clients import AWAY
 from core.log import PAGE, EventLog
@@ -60,10 +61,19 @@ class Relay:
         Never silent for longer than the heartbeat. Closing the iterator ends the watch.
         """
         client = client or Client()
-        if opening := dialect.opening(resumed=after > 0):
-            yield opening
-        with self._hub.watch(run.id) as feed, client.calling(feed.wake):
-            yield from Watch(self, run, feed, dialect, client, after).chunks()
+        client.ended = "client_gone"  # so it stays when this is closed from outside
+        if after:
+            RESUMES.inc()
+        try:
+            if opening := dialect.opening(resumed=after > 0):
+                yield opening
+            with self._hub.watch(run.id) as feed, client.calling(feed.wake):
+                client.ended = yield from Watch(self, run, feed, dialect, client, after).chunks()
+        except Exception:
+            client.ended = "error"
+            raise
+        finally:
+            STREAMS_ENDED.labels(client.ended).inc()
 
 
 class Watch:
@@ -79,29 +89,38 @@ class Watch:
         self._written_at = relay.clock()
         self._confirmations = 0  # how many of the feed's the log has been read for; READ_AGAIN: read it anyway
         self._away = False  # whether Redis was, when last asked
+        self._replaying = True  # until the log has been read to its end once
         self._place: int | None = None  # in the queue, as the client was told
         self._lot = random.random()  # noqa: S311
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Generator[bytes, None, str]:
+        """Returns how it ended, in one word."""
         while not self._client.gone:
             signal = self._feed.signal()
+            replaying = self._replaying
             if entries := self._next():
-                self._cursor = entries[-1].seq
+                newest = entries[-1]
+                self._cursor = newest.seq
+                self._client.events += len(entries)
+                if not replaying:
+                    LOG_LAG.observe(max(0.0, time.time() - newest.event.at))
                 yield from self._write(b"".join([entry.rendered(self._dialect) for entry in entries]))
-                if isinstance(entries[-1].event, events.Terminal):
-                    return
+                if isinstance(newest.event, events.Terminal):
+                    return "completed"
             if self._relay.drain.is_over_for(self._dialect, self._lot):
                 yield from self._write(self._dialect.farewell())
-                return
+                return "drained"
             if self._silent_for() >= self._relay.heartbeat_seconds:
                 if self._log_is_gone():
                     yield from self._write(self._dialect.lost())
-                    return
+                    return "lost"
                 yield from self._write(self._dialect.heartbeat())
+                HEARTBEATS.inc()
                 self._confirmations = READ_AGAIN
             elif not entries:
                 yield from self._write(self._queued())
                 self._wait(signal)
+        return "client_gone"
 
     def _write(self, data: bytes) -> Iterator[bytes]:
         if data:
@@ -113,11 +132,16 @@ class Watch:
 
     def _next(self) -> list[Entry]:
         """What comes behind the cursor: from the feed when it is sure to have it, else from the log."""
-        entries = self._feed.after(self._cursor)
-        if entries is not None and self._feed.confirmations == self._confirmations:
-            return entries
+        known = self._feed.after(self._cursor)
+        if known is not None and self._feed.confirmations == self._confirmations:
+            return known
         confirmations = self._feed.confirmations  # of now: one that comes while the log is read counts
         entries = self._replay()
+        if not self._replaying and len(entries) > len(known or ()):
+            asked = self._confirmations == READ_AGAIN
+            GAPS_HEALED.labels("hole" if known is None else "asked" if asked else "resubscribed").inc()
+        if not self._away:
+            self._replaying = len(entries) == PAGE
         self._confirmations = READ_AGAIN if self._away or len(entries) == PAGE else confirmations
         return entries
 

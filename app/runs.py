@@ -12,7 +12,9 @@ from app.auth import required, whose
 from app.client import Client
 from app.dialects.native import NativeStream, RunBody, behind, checked, describe, parse, reset
 from app.intake import idempotency_key, read_body
+from app.metrics import RESETS
 from app.services import Services
+from app.traceparent import trace_id_of
 from app.whole import Whole
 from core.errors import InvalidRequest, RunNotFound
 from core.events import Failed
@@ -41,6 +43,7 @@ def routes(services: Services) -> Blueprint:
             detach=body.detach,
             parent=parent,
             idempotency_key=idempotency_key(request),
+            trace_id=trace_id_of(request),
         )
         response = jsonify(describe(run))
         response.status_code = 201 if is_new else 200
@@ -99,6 +102,7 @@ def routes(services: Services) -> Blueprint:
     def _from(run: Run, after: int, last_seq: int) -> Any:
         dialect, client = NativeStream(services.settings.language), Client.of(request)
         if after > last_seq:
+            RESETS.inc()
             return chain([reset(last_seq)], services.relay.stream(run, dialect, client=client))
         return services.relay.stream(run, dialect, after, client)
 

@@ -39,6 +39,7 @@ class Services:
     log: EventLog
     runs: RunStore
     usage: UsageBook
+    nodes: Nodes
     intake: Intake
     queue: RunQueue
     leases: Leases
@@ -79,6 +80,7 @@ def build(settings: Settings) -> Services:
         log=log,
         runs=store,
         usage=usage,
+        nodes=nodes,
         intake=Intake(settings, known, redis, store, nodes, queue, attendance),
         queue=queue,
         leases=leases,

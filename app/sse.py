@@ -31,13 +31,15 @@ def comment(text: bytes) -> bytes:
     return b": " + text + b"\n\n"
 
 
-def headers(run_id: str) -> Headers:
-    """What keeps caches and proxies from holding a stream back, and says whose stream it is."""
-    return Headers(
+def headers(run_id: str | None = None) -> Headers:
+    """What keeps caches and proxies from holding a stream back, and says which run's stream it is, if any's."""
+    found = Headers(
         {
             "Content-Type": CONTENT_TYPE,
             "Cache-Control": "no-cache, no-transform",
             "X-Accel-Buffering": "no",  # nginx: do not buffer this answer
-            "X-Run-Id": run_id,
         }
     )
+    if run_id is not None:
+        found["X-Run-Id"] = run_id
+    return found

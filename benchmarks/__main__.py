@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import append, first_content, latency
+from benchmarks import append, first_content, latency, proxy
 from benchmarks.figures import Row, table
 
 RESULTS = Path(__file__).parent / "results"
 MEASUREMENTS: dict[str, Callable[[], list[Row]]] = {
     "first_content": first_content.measure,
     "latency": latency.measure,
+    "proxy": proxy.measure,
     "append": append.measure,
 }
 

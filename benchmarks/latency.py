@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.figures import Row
 from tests import sse
+from tests.caddy import Caddy
 from tests.deployment import FAKE_CLAUDE, Deployment, chat
 
 RUNS = (1, 10, 50)
@@ -25,7 +26,7 @@ def measure() -> list[Row]:
     rows = [Row.of("event, bare pipe", _bare())]
     for runs in RUNS:
         with tempfile.TemporaryDirectory() as folder, Deployment(Path(folder), worker_slots=runs) as heartline:
-            rows.append(Row.of(f"event, Heartline, {runs} runs × 20/s", _behind(heartline, runs), "event, bare pipe"))
+            rows.append(Row.of(f"event, Heartline, {runs} runs × 20/s", behind(heartline, runs), "event, bare pipe"))
     return rows
 
 
@@ -44,9 +45,10 @@ def _bare() -> list[float]:
     return found
 
 
-def _behind(heartline: Deployment, runs: int) -> list[float]:
+def behind(server: Deployment | Caddy, runs: int) -> list[float]:
+    """How long each event of so many runs took, in seconds; of as many streams at the same time."""
     found: list[float] = []
-    threads = [threading.Thread(target=_one, args=(heartline, found)) for _ in range(runs)]
+    threads = [threading.Thread(target=_one, args=(server, found)) for _ in range(runs)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -55,9 +57,9 @@ def _behind(heartline: Deployment, runs: int) -> list[float]:
     return found
 
 
-def _one(heartline: Deployment, found: list[float]) -> None:
+def _one(server: Deployment | Caddy, found: list[float]) -> None:
     with (
-        heartline.http() as client,
+        server.http() as client,
         client.stream("POST", "/v1/chat/completions", json=chat(PROMPT, stream=True)) as answer,
     ):
         for frame in sse.of(answer):

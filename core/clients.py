@@ -2,14 +2,27 @@
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError, ClusterDownError)
+from core.metrics import REDIS_RETRIES
+
+_RETRIED = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError, ClusterDownError)
+
+AWAY = (*_RETRIED, NoScriptError)
 """What redis-py raises when the server cannot be reached or cannot take a write, which passes: it loads its
-data (a ConnectionError), is full, or has just become a replica in a failover."""
+data (a ConnectionError), is full, has just become a replica in a failover, or has restarted while a pipeline with
+a script was on its way (a script alone is loaded again by redis-py)."""
+
+
+class CountedBackoff(ExponentialBackoff):
+    """Asked for a pause by redis-py whenever an attempt has failed and another one follows."""
+
+    def compute(self, failures: int) -> float:
+        REDIS_RETRIES.inc()
+        return super().compute(failures)
 
 
 def connect(
@@ -27,7 +40,7 @@ def connect(
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
-        retry_on_error=list(AWAY),
+        retry=Retry(CountedBackoff(cap=1.0, base=0.05), retries),
+        retry_on_error=list(_RETRIED),
     )
     return Redis(connection_pool=pool)

@@ -10,6 +10,7 @@ from core.errors import LogLost, RunNotFound
 from core.events import Failed
 from core.leases import LEASE_SECONDS, Leases
 from core.log import EventLog, finish_from_outside
+from core.metrics import RUNS_PUT_BACK
 from core.queue import RunQueue
 from core.run import Status
 from core.runs import RunStore
@@ -92,6 +93,7 @@ class Janitor:
             return False
         if not self._queue.put_back(run_id):
             return False
+        RUNS_PUT_BACK.inc()
         logger.warning("run_put_back run_id=%s", run_id)
         return True
 

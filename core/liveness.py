@@ -38,13 +38,13 @@ class Liveness:
         """Say that `worker` takes no more jobs."""
         self._redis.zrem(keys.workers(), worker)
 
-    def names(self) -> set[str]:
-        """Those that have signed within `DEAD_AFTER_SECONDS`, by the server's clock."""
-        now = self._redis.time()[0]
-        found = self._redis.zrangebyscore(keys.workers(), now - DEAD_AFTER_SECONDS, "+inf")
-        return {name.decode() for name in cast("list[bytes]", found)}
-
     def count(self) -> int:
         """How many workers have signed within `DEAD_AFTER_SECONDS`. Raises also when Redis takes no writes: no
         worker could sign, and none can work."""
         return cast(int, self._count(keys=[keys.workers()], args=[DEAD_AFTER_SECONDS]))
+
+    def names(self) -> list[str]:
+        """Those workers, by name: their host's, then their own (see `worker.slots`)."""
+        now = self._redis.time()[0]
+        found = cast("list[bytes]", self._redis.zrangebyscore(keys.workers(), now - DEAD_AFTER_SECONDS, "+inf"))
+        return [name.decode() for name in found]

@@ -19,6 +19,7 @@ from redis import Redis
 from core import events, keys
 from core.errors import AppendRefused, LogLost, LogShort
 from core.events import Answer, Event
+from core.metrics import EVENTS_APPENDED
 from core.run import TERMINAL, Status, may_become
 
 logger = logging.getLogger(__name__)
@@ -226,6 +227,7 @@ class Writer:
                 self._send(made)
             self.seq = made.last_seq
             self._remember(made)
+        EVENTS_APPENDED.inc(len(payloads))
 
     def _send(self, batch: _Batch) -> None:
         self._log.append(
@@ -283,6 +285,7 @@ def finish_from_outside(
             log.append(
                 run_id, seq, [payload], status=status_of(terminal), fields={"ended_at": repr(now)}, origins=origins
             )
+            EVENTS_APPENDED.inc()
             return True
         except LogShort:
             continue

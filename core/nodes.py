@@ -17,6 +17,7 @@ LOOK_BACK = 16
 """So many answers back a workspace is looked for by what was said, when the last ones left no node."""
 
 _AMBIGUOUS = b""
+_NEWEST = "newest"
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -66,6 +67,17 @@ class Nodes:
         if nodes[0] is None or known[-1][1] != answers[0]:
             return place, "no_node"
         return msgspec.structs.replace(place, parent=nodes[0].run), "session"
+
+    def newest(self, owner: str, user: str, profile: str, session: str) -> Place:
+        """Where the next run of a client's own session belongs: behind the newest completed one, if there is any.
+
+        Such a client names no answer and shows no history: each answer takes the place of the one before it.
+        """
+        scope = digest(owner, user, profile, session, "session")  # five parts: never the scope of a chat
+        node = self._get([digest(scope, _NEWEST)])[0]
+        return Place(
+            conversation=scope[:32], parent=node.run if node else None, scope=scope, message=_NEWEST, in_chat=True
+        )
 
     def file(self, run: Run, request: RunRequest, answer: str) -> None:
         """Make a node of a run that completes with this answer."""

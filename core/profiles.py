@@ -49,12 +49,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which profile answers a request that names no model, one that names a model that is not listed here, and
-    one that is a task."""
+    """Which profile answers a request that names no model, one that names a model that is not listed here, one
+    that is a task, and those of `POST /chat/stream` and `POST /execute/stream`."""
 
     absent: str | None = None
     unknown: str | None = None
     task: str | None = None
+    chat_stream: str | None = None
+    execute_stream: str | None = None
 
 
 class Profiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,13 +120,20 @@ def load(path: str | Path, log_ttl_seconds: float = float("inf")) -> Profiles:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"HEARTLINE_MODELS_FILE={path}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise ConfigurationError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigurationError(f"{path}: not valid YAML: {_reason(error)}") from None
     try:
         profiles = msgspec.convert(data, Profiles)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     _check(profiles, path, log_ttl_seconds)
     return profiles
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and where, without the lines themselves, which PyYAML quotes: they may hold a key."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _check(profiles: Profiles, path: str | Path, log_ttl_seconds: float) -> None:

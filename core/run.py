@@ -107,7 +107,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """A run's record. Times are Unix seconds.
 
     `model` is the name the client asked with, `profile` the id of the profile that serves it. A run that is
-    not detached ends when its last watcher has left; one without a place belongs to no conversation.
+    not detached ends when its last watcher has left; one without a place belongs to no conversation. `trace_id`
+    (32 hex digits, or nothing) is that of the request that made it.
     """
 
     id: str
@@ -118,6 +119,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     detach: bool = False
     place: Place | None = None
     lane: Lane = Lane.RUNS
+    trace_id: str = ""
     status: Status = Status.QUEUED
     started_at: float | None = None
     ended_at: float | None = None

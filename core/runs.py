@@ -8,7 +8,7 @@ import msgspec
 from redis import Redis
 from redis.client import Pipeline
 
-from core import keys
+from core import keys, logs
 from core.errors import IdempotencyConflict, RunNotFound
 from core.run import Lane, Place, Run, RunRequest, Status
 
@@ -25,6 +25,7 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
     detach: bool = False
     lane: Lane = Lane.RUNS
     place: Place | None = None
+    trace_id: str = ""
 
 
 class RunStore:
@@ -44,7 +45,10 @@ class RunStore:
 
     def create_with(self, pipe: "Pipeline", run: Run, request: RunRequest, fingerprint: str = "") -> None:
         """The same, together with what else is in `pipe`; `fingerprint` tells `made_before` of what it was made."""
-        record = _Record(run.owner, run.profile, run.model, run.created_at, run.detach, run.lane, run.place)
+        record = _Record(
+            run.owner, run.profile, run.model, run.created_at, run.detach, run.lane, run.place, run.trace_id
+        )
+        logs.remember_trace(run.id, run.trace_id)
         mapping = {
             "record": msgspec.json.encode(record),
             "request": msgspec.json.encode(request),
@@ -144,6 +148,7 @@ class RunStore:
         if data is None or status is None:
             return None
         record = msgspec.json.decode(data, type=_Record)
+        logs.remember_trace(run_id, record.trace_id)
         return Run(
             id=run_id,
             owner=record.owner,
@@ -153,6 +158,7 @@ class RunStore:
             detach=record.detach,
             place=record.place,
             lane=record.lane,
+            trace_id=record.trace_id,
             status=Status(status.decode()),
             started_at=float(started_at) if started_at else None,
             ended_at=float(ended_at) if ended_at else None,

@@ -16,6 +16,8 @@ PREFIX = "HEARTLINE_"
 NOT_SETTINGS = {"HEARTLINE_RUN_ID", "HEARTLINE_WORKER_PID"}
 """Variables with our prefix that are no settings: the marks of a run's processes."""
 
+MIN_TOKEN_CHARACTERS = 16
+
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
 
@@ -45,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disconnect_grace_seconds: Annotated[float, Meta(ge=0, le=3600)] = 3
     stop_grace_seconds: Seconds = 5
     drain_seconds: Seconds = 20
+    drain_notice_seconds: Annotated[float, Meta(ge=0, le=60)] = 0
     log_ttl_seconds: Annotated[int, Meta(ge=60, le=30 * 86400)] = 86400
     workspace_ttl_seconds: Annotated[int, Meta(ge=60, le=366 * 86400)] = 14 * 86400
     workspaces_max_bytes: Annotated[int, Meta(ge=1 << 20)] = 20 << 30
@@ -60,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_answer_bytes: Bytes = 32 * 1024 * 1024
     max_tool_output_bytes: Bytes = 8 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    metrics: Literal["on", "off"] = "on"
+    metrics_token: str = ""
+    worker_metrics_bind: str = ""
 
     @property
     def state(self) -> Path:
@@ -73,8 +80,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def address(self) -> tuple[str, int]:
         """`bind` as (host, port)."""
-        host, _, port = self.bind.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _address(self.bind)
+
+    @property
+    def worker_metrics_address(self) -> tuple[str, int]:
+        """`worker_metrics_bind`, which must be set, as (host, port)."""
+        return _address(self.worker_metrics_bind)
+
+    @property
+    def local_url(self) -> str:
+        """Where a client on this machine finds the API."""
+        host, port = self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def unfinished_ttl_seconds(self) -> int:
@@ -119,8 +137,15 @@ def _convert(given: dict[str, str]) -> Settings:
 
 
 def _check(settings: Settings) -> None:
-    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", settings.bind, re.ASCII) or settings.address[1] > 65535:
+    if not _is_address(settings.bind):
         raise _wrong(settings, "bind", "expected host:port, such as 127.0.0.1:8080")
+    if settings.worker_metrics_bind and not _is_address(settings.worker_metrics_bind):
+        raise _wrong(settings, "worker_metrics_bind", "expected host:port, such as 127.0.0.1:9464")
+    token = settings.metrics_token
+    if token and not re.fullmatch(rf"[!-~]{{{MIN_TOKEN_CHARACTERS},}}", token):  # not shown: it is a secret
+        raise ConfigurationError(
+            f"{_variable('metrics_token')}: expected {MIN_TOKEN_CHARACTERS} characters or more, of ASCII and no blanks"
+        )
     if settings.redis_url:
         try:
             parse_url(settings.redis_url)
@@ -130,6 +155,16 @@ def _check(settings: Settings) -> None:
     _ladder(settings, "stop_grace_seconds", "drain_seconds", "or a stopping worker has no time to stop its runs")
     _ladder(settings, "run_timeout_seconds", "log_ttl_seconds", "or a run outlives its own log")
     _ladder(settings, "max_prompt_bytes", "max_body_bytes", "or the prompt limit can never apply", equal=True)
+
+
+def _is_address(text: str) -> bool:
+    form = r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}"
+    return re.fullmatch(form, text, re.ASCII) is not None and _address(text)[1] <= 65535
+
+
+def _address(bind: str) -> tuple[str, int]:
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _ladder(settings: Settings, lower: str, upper: str, why: str, *, equal: bool = False) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
-from core import keys
+from core import keys, metrics
 from core.errors import RunNotFound
 from core.events import Terminal, Usage
 from core.log import status_of
@@ -27,10 +27,11 @@ RETRY_SECONDS = 2 * 86400
 """For so long it is known which runs were counted; later nobody tries again."""
 
 _COUNT = """
-if redis.call('SADD', KEYS[2], ARGV[1]) == 0 then return end
+if redis.call('SADD', KEYS[2], ARGV[1]) == 0 then return 0 end
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 for i = 4, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
 """
 
 
@@ -78,12 +79,14 @@ class UsageBook:
         self._script = redis.register_script(_COUNT)
 
     def count(self, terminal: Terminal) -> None:
-        """Count the run that has ended with this event, unless it is counted already. Its end must not fail for
-        that: when Redis is away, or has forgotten the run, it stays uncounted."""
+        """Count the run that has ended with this event, unless it is counted already, here and in the metrics. Its end
+        must not fail for that: when Redis is away, or has forgotten the run, it stays uncounted."""
         try:
             run = self._store.get(terminal.run_id)
             day = datetime.fromtimestamp(terminal.at, UTC).date()
-            self._add(run.owner, day, run.profile, run.id, Totals.of_run(status_of(terminal), terminal.usage))
+            status = status_of(terminal)
+            if self._add(run.owner, day, run.profile, run.id, Totals.of_run(status, terminal.usage)):
+                metrics.run_ended(run, status, terminal)
         except (RedisError, RunNotFound) as error:
             logger.warning("usage_not_counted run_id=%s error=%s", terminal.run_id, type(error).__name__)
 
@@ -96,15 +99,17 @@ class UsageBook:
             rows = cast("list[dict[bytes, bytes]]", pipe.execute())
         return {day: _by_profile(row) for day, row in zip(days, rows, strict=True) if row}
 
-    def _add(self, owner: str, day: date, profile: str, run_id: str, totals: Totals) -> None:
+    def _add(self, owner: str, day: date, profile: str, run_id: str, totals: Totals) -> bool:
+        """Whether the run was not counted before."""
         fields: list[Any] = []
         for name, number in msgspec.structs.asdict(totals).items():
             if number:
                 fields += [f"{profile} {name}", number]
-        self._script(
+        counted = self._script(
             keys=[keys.usage(owner, day.isoformat()), keys.usage_counted(owner, day.isoformat())],
             args=[run_id, self._ttl_seconds, RETRY_SECONDS, *fields],
         )
+        return bool(counted)
 
 
 def _by_profile(row: dict[bytes, bytes]) -> dict[str, Totals]:

@@ -61,7 +61,7 @@ class Stack:
         return subprocess.Popen([sys.executable, "-m", part], env=environment, start_new_session=True)
 
     def _wait_until_ready(self) -> bool:
-        url = f"http://{host_for_clients(self._settings)}/readyz"
+        url = f"{self._settings.local_url}/readyz"
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever HTTP_PROXY says
         deadline = time.monotonic() + READY_SECONDS
         while not self._signals and not self._dead() and time.monotonic() < deadline:
@@ -119,16 +119,9 @@ def refuse_taken(address: tuple[str, int]) -> None:
             ) from None
 
 
-def host_for_clients(given: Settings) -> str:
-    """Where a client on this machine finds the API."""
-    host, port = given.address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def banner(given: Settings, key: str) -> str:
     """What a newcomer needs: the URL, the key, the models, and a line to try at once."""
-    base = f"http://{host_for_clients(given)}/v1"
+    base = f"{given.local_url}/v1"
     ids = [profile.id for profile in profiles.load(given.models_file, given.log_ttl_seconds).offered]
     shown = key or "(one of HEARTLINE_API_KEYS)"
     trial = next((i for i in ids if "diagnostic" in i), ids[0])

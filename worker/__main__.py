@@ -9,7 +9,7 @@ from types import FrameType
 from core import profiles, settings
 from core.errors import ConfigurationError
 from core.logs import configure
-from worker import sandbox
+from worker import metrics, sandbox
 from worker.cli import find
 from worker.slots import Slots
 
@@ -29,10 +29,11 @@ def main() -> int:
         claude_bin = find(loaded, environ) if needs_cli else ""
         confined = sandbox.choose(loaded, environ, claude_bin)
         sandbox.check(known.profiles, confined, loaded.state)
+        metrics.serve(loaded)
     except ConfigurationError as error:
         print(f"heartline: {error}", file=sys.stderr)
         return 2
-    configure(loaded.log_level)
+    configure(loaded.log_level, loaded.log_format)
     slots = Slots(loaded, known, claude_bin, environ, confined)
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -22,7 +22,7 @@ from core.runs import RunStore
 from core.taking_turns import TakingTurns
 from worker.endings import code_of
 from worker.running import ABSENT_SECONDS, CLIENT_GONE, RunningRuns
-from worker.supervisor import Stop, Supervisor, Task
+from worker.supervisor import Stop, Supervisor, Work
 from worker.turns import Turn
 from worker.workspace import Workspaces
 
@@ -100,14 +100,14 @@ def perform(run_id: str) -> str:
         return "ended before it began"
     _cancel_if_nobody_waits(here, run)
     try:
-        task = Task(run, request, here.profiles.get(run.profile))
+        work = Work(run, request, here.profiles.get(run.profile))
     except ModelNotFound as error:
         finish_from_outside(here.log, run_id, Failed(code="unknown_profile", message=str(error)))
         raise RunEnded("unknown_profile") from None
     writer, here.stop = Writer(here.log, run_id), Stop()
     try:
         with here.running.working_on(run, here.stop, writer):
-            ending = here.supervisor.perform(task, writer, here.name, here.stop)
+            ending = here.supervisor.perform(work, writer, here.name, here.stop)
     finally:
         here.stop = None
     if ending is None:

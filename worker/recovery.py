@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import psutil
@@ -18,16 +19,23 @@ from worker.process import MARK, OWNER, of_runs
 logger = logging.getLogger(__name__)
 
 
-def sweep_orphans() -> int:
-    """End every process of a run whose worker is dead; returns how many there were."""
-    swept = 0
+def orphans() -> Iterator[tuple[psutil.Process, str]]:
+    """The processes of runs whose worker is dead, and their runs' ids."""
     for process, environ in of_runs():
         with contextlib.suppress(psutil.Error):
             owner = environ.get(OWNER, "")
             if owner.isdigit() and not _was_alive(int(owner), process.create_time()):
-                process.kill()
-                swept += 1
-                logger.warning("orphan_killed run_id=%s pid=%d", environ[MARK], process.pid)
+                yield process, environ[MARK]
+
+
+def sweep_orphans() -> int:
+    """End every process of a run whose worker is dead; returns how many there were."""
+    swept = 0
+    for process, run_id in orphans():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+            swept += 1
+            logger.warning("orphan_killed run_id=%s pid=%d", run_id, process.pid)
     return swept
 
 

@@ -128,7 +128,7 @@ class Bubblewrap:
         """`no_tool_wall`: why bubblewrap does not work inside bubblewrap here, if it does not."""
         self._program = program
         self._no_tool_wall = no_tool_wall
-        self._login = _login(environ)
+        self._login = login(environ)
         self._system = [option for path in _SYSTEM for option in _shown(path)]
 
     @property
@@ -302,8 +302,8 @@ def _user() -> tuple[str, ...]:
     return ("--unshare-user-try",) if os.getuid() else ("--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY)
 
 
-def _login(environ: Mapping[str, str]) -> Path:
-    """Where the CLI keeps the operator's login, if he has logged in."""
+def login(environ: Mapping[str, str]) -> Path:
+    """The file in which the CLI keeps the operator's login, if he has logged in; on macOS it is in the keychain."""
     return _config(environ) / ".credentials.json"
 
 

@@ -23,8 +23,10 @@ from rq.worker import WorkerStatus
 from core.clients import AWAY
 from core.events import Cancelled, Failed
 from core.leases import Leases
+from core.metrics import label_of
 from core.run import Lane
 from worker import jobs
+from worker.metrics import SLOTS_BUSY
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class SlotWorker(SimpleWorker):
 
         self.death_penalty_class = SlotDeathPenalty
         self.slot = slot
+        self._lane = label_of(lane)
         self.current: Job | None = None
         super().__init__(
             [Queue(lane.value, connection=redis, serializer=JSONSerializer, job_class=jobs.RunJob)],
@@ -70,9 +73,10 @@ class SlotWorker(SimpleWorker):
 
     def kill_horse(self, sig: Any = None) -> None:
         """RQ's `stop-job` and `kill-horse`: stop the run, there is no horse."""
-        job, stop = self.current, self.slot.stop
-        if job is not None and stop is not None:
-            stop.request(Cancelled(reason=self._why_stop(job.id)))
+        stop, job = self.slot.stop, self.current
+        if stop is None or job is None or self._stopped_job_id not in (None, job.id):
+            return  # the one that was meant has just ended
+        stop.request(Cancelled(reason=self._why_stop(job.id)))
 
     def _why_stop(self, run_id: str) -> str:
         """Our API says why before it sends RQ's command; RQ's own tools only send it."""
@@ -111,7 +115,8 @@ class SlotWorker(SimpleWorker):
     def perform_job(self, job: Job, queue: Queue) -> bool:
         self.current = job
         try:
-            return super().perform_job(job, queue)
+            with SLOTS_BUSY.labels(self._lane).track_inprogress():
+                return super().perform_job(job, queue)
         finally:
             self.current = None
             self.slot.end_turn()

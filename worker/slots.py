@@ -18,6 +18,7 @@ from core.janitor import Janitor
 from core.leases import RENEW_EVERY_SECONDS, Leases
 from core.liveness import Liveness
 from core.log import EventLog
+from core.metrics import expect, label_of
 from core.nodes import Nodes
 from core.presence import Presence
 from core.profiles import Profiles
@@ -29,6 +30,7 @@ from core.settings import Settings
 from core.taking_turns import TakingTurns
 from core.usage import UsageBook
 from worker import jobs
+from worker.metrics import SLOTS, SLOTS_BUSY
 from worker.recovery import close_dead_slots, end_own, sweep_orphans
 from worker.running import RunningRuns
 from worker.sandbox import NO_SANDBOX, Sandbox
@@ -41,6 +43,10 @@ logger = logging.getLogger(__name__)
 CONNECTION_RETRIES = 60  # with one second at most between them: a run outlives an outage of a minute
 RQ_RETRIES = 20  # RQ's own bookkeeping should tell of a run's end, too, but may not hold up a worker's
 SWEEP_EVERY_SECONDS = 600
+
+SIGNAL_SECONDS = 1.0
+"""Python handles a signal in the main thread, when that moves next: one that the kernel gives to another thread does
+not wake it (seen once: a SIGTERM that nothing came of)."""
 
 
 class Slots:
@@ -82,6 +88,7 @@ class Slots:
             close_dead_slots(self._redis, self._leases)
             self._meet_redis()
         self._workspaces.sweep()
+        expect(profile.id for profile in self._profiles.profiles)
         self._threads = [
             *self._start(Lane.RUNS, "slot", self._settings.worker_slots),
             *self._start(Lane.TASKS, "task", self._settings.task_slots if self._profiles.task else 0),
@@ -91,7 +98,8 @@ class Slots:
         duties = threading.Thread(target=self._do_duties, name=f"{self.name}.duties")
         duties.start()
         threading.Thread(target=self._keep_swept, name=f"{self.name}.sweep", daemon=True).start()
-        self._stopping.wait()
+        while not self._stopping.wait(SIGNAL_SECONDS):
+            pass
         self._drain()
         self._done.set()
         duties.join()
@@ -109,6 +117,8 @@ class Slots:
 
     def _start(self, lane: Lane, kind: str, count: int) -> list[SlotThread]:
         make = functools.partial(self._make_worker, lane)
+        SLOTS.labels(label_of(lane)).set(count)
+        SLOTS_BUSY.labels(label_of(lane)).set(0)
         return [SlotThread(f"{self.name}.{kind}{number}", make) for number in range(1, count + 1)]
 
     def _make_worker(self, lane: Lane, name: str) -> SlotWorker:

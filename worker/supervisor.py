@@ -27,6 +27,7 @@ from worker.answer_file import AnswerFile
 from worker.claude import Result, Translator
 from worker.deadlines import Deadlines
 from worker.endings import Endings, code_of
+from worker.metrics import QUEUE_SECONDS, Measures
 from worker.process import Process
 from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.sessions import Sessions, discard
@@ -67,7 +68,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Task:
+class Work:
     """What a supervisor is given."""
 
     run: Run
@@ -77,11 +78,12 @@ class Task:
 
 @dataclass(frozen=True)
 class _Given:
-    """What a run was given to work with; `config` is where its CLI keeps its session."""
+    """What a run was given to work with; `config` is where its CLI keeps its session, `measures` began with it."""
 
     folders: Folders
     answer_file: AnswerFile | None
     config: Path
+    measures: Measures
 
 
 class Supervisor:
@@ -106,16 +108,20 @@ class Supervisor:
         self._clock = clock
         self._endings = Endings(settings.language)
 
-    def perform(self, task: Task, writer: Writer, worker: str, stop: Stop) -> Terminal | None:
+    def perform(self, work: Work, writer: Writer, worker: str, stop: Stop) -> Terminal | None:
         """Take the run and bring it to its end, which is returned: None when it was not, or no more, ours.
 
         Raises redis-py's errors when Redis is away for long.
         """
-        run_id = task.run.id
+        run_id = work.run.id
         try:
             writer.start(worker)
-            logger.info("run_started run_id=%s profile=%s worker=%s", run_id, task.profile.id, worker)
-            ending = self._run(task, writer, stop)
+            QUEUE_SECONDS.labels(work.run.profile).observe(max(0.0, time.time() - work.run.created_at))
+            logger.info("run_started run_id=%s profile=%s worker=%s", run_id, work.profile.id, worker)
+            try:
+                ending = self._run(work, writer, stop)
+            finally:
+                self._workspaces.close(work.run)
         except (AppendRefused, LogLost) as error:
             logger.warning("run_not_ours run_id=%s error=%s", run_id, error)
             return None
@@ -126,38 +132,37 @@ class Supervisor:
         logger.info("run_ended run_id=%s ending=%s", run_id, code_of(ending))
         return ending
 
-    def _run(self, task: Task, writer: Writer, stop: Stop) -> Terminal:
+    def _run(self, work: Work, writer: Writer, stop: Stop) -> Terminal:
         try:
-            process, given = self._start(task)
+            process, given = self._start(work)
         except (OSError, ConfigurationError) as error:
-            logger.error("cli_not_started run_id=%s error=%s", task.run.id, error)
+            logger.error("cli_not_started run_id=%s error=%s", work.run.id, error)
             reason = error.strerror if isinstance(error, OSError) else str(error)
             ending: Terminal = self._endings.failed("cli_missing", reason=f"{reason}.")
             writer.finish(ending)
-            self._workspaces.close(task.run)
             return ending
         patience = 0.0
         try:
             with stop.waking(process.wake):
-                ending = self._follow(task, process, writer, stop, given.answer_file)
+                ending = self._follow(work, process, writer, stop, given)
             if isinstance(ending, Completed):
                 patience = RESULT_GRACE_SECONDS
-                self._nodes.file(task.run, task.request, writer.answer.text)  # first: who has read the end may ask on
+                self._nodes.file(work.run, work.request, writer.answer.text)  # first: who has read the end may ask on
             writer.finish(ending)
         finally:
             process.close(self._settings.stop_grace_seconds, patience)
-            self._put_away(task, given, keep=patience > 0)
+            _put_away(work.run.id, given, keep=patience > 0)
         return ending
 
-    def _start(self, task: Task) -> tuple[Process, "_Given"]:
+    def _start(self, work: Work) -> tuple[Process, _Given]:
         """Raises `OSError` or `ConfigurationError`."""
-        run, profile = task.run, task.profile
+        run, profile = work.run, work.profile
         folders = self._workspaces.open(run, profile.directory)
         declared = profile.answer_file
         answer_file = AnswerFile(folders.workspace, declared, run.id) if declared else None
         prepared = command.prepare(
             run.id,
-            task.request,
+            work.request,
             profile,
             self._claude_bin,
             folders.private,
@@ -177,47 +182,36 @@ class Supervisor:
             run_id=run.id,
             farewell=confined.farewell,
         )
-        return process, _Given(folders, answer_file, self._sandbox.config(folders.private, confined.environment))
+        config = self._sandbox.config(folders.private, confined.environment)
+        return process, _Given(folders, answer_file, config, Measures(run))
 
-    def _put_away(self, task: Task, given: "_Given", *, keep: bool) -> None:
-        """Keep the session of a run that completed, and remove what else it leaves."""
-        run_id, sessions = task.run.id, given.folders.sessions
-        if sessions is not None:
-            try:
-                if keep:
-                    sessions.keep(run_id, given.config)
-                discard(run_id, given.config)
-            except OSError as error:  # the next turn gets the history instead
-                logger.warning("session_not_kept run_id=%s error=%s", run_id, error)
-        self._workspaces.close(task.run)
-
-    def _follow(
-        self, task: Task, process: Process, writer: Writer, stop: Stop, answer_file: AnswerFile | None
-    ) -> Terminal:
+    def _follow(self, work: Work, process: Process, writer: Writer, stop: Stop, given: _Given) -> Terminal:
         """Relay the process's lines until something ends the run; says what, and what was consumed."""
-        translator = Translator(task.run.id, self._settings.max_tool_output_bytes)
-        ending = self._translate(task, process, writer, stop, answer_file, translator)
+        translator = Translator(work.run.id, self._settings.max_tool_output_bytes)
+        ending = self._translate(work, process, writer, stop, given, translator)
         return ending if translator.result else msgspec.structs.replace(ending, usage=translator.spent)
 
     def _translate(
         self,
-        task: Task,
+        work: Work,
         process: Process,
         writer: Writer,
         stop: Stop,
-        answer_file: AnswerFile | None,
+        given: _Given,
         translator: Translator,
     ) -> Terminal:
-        deadlines = self._deadlines(task.profile)
-        aside = answer_file is not None or bool(task.request.schema)  # the answer is not what the model says
+        deadlines = self._deadlines(work.profile)
+        aside = given.answer_file is not None or bool(work.request.schema)  # the answer is not what the model says
         while True:
             lines = process.lines(deadlines.left(self._clock()))
             new = [event for line in lines or () for event in translator.feed(line)]
             if lines:
                 deadlines.heard(new, self._clock())
-            writer.append(_thinking_aloud(new) if aside else new)
+            said = _thinking_aloud(new) if aside else new
+            writer.append(said)
+            given.measures.see(said)
             if translator.result is not None:
-                return self._conclude(translator.result, task, writer, answer_file)
+                return self._conclude(translator.result, work, writer, given)
             if lines is None:
                 process.wait(RESULT_GRACE_SECONDS)
                 return self._endings.without_result(process.returncode, process.stderr(RESULT_GRACE_SECONDS))
@@ -228,23 +222,25 @@ class Supervisor:
             if translator.answer_bytes > self._settings.max_answer_bytes:
                 return self._endings.answer_too_long(self._settings.max_answer_bytes)
 
-    def _conclude(self, result: Result, task: Task, writer: Writer, answer_file: AnswerFile | None) -> Terminal:
-        ending = self._endings.of_result(result, task.profile)
+    def _conclude(self, result: Result, work: Work, writer: Writer, given: _Given) -> Terminal:
+        ending = self._endings.of_result(result, work.profile)
         if not isinstance(ending, Completed):
             return ending
-        if task.request.schema:
+        if work.request.schema:
             answer = result.structured
             if not answer:
                 return self._endings.failed("no_structured_answer", result.usage)
             if len(answer.encode()) > self._settings.max_answer_bytes:  # half of it would be no JSON
                 return self._endings.answer_too_long(self._settings.max_answer_bytes, result.usage)
-        elif answer_file is not None:
-            answer = answer_file.read(self._settings.max_answer_bytes) or result.text
+        elif given.answer_file is not None:
+            answer = given.answer_file.read(self._settings.max_answer_bytes) or result.text
             if not answer:
                 return self._endings.failed("no_answer_file", result.usage)
         else:
             return ending
-        writer.append([events.Text(text=answer)])
+        whole = [events.Text(text=answer)]
+        writer.append(whole)
+        given.measures.see(whole)
         return ending
 
     def _deadlines(self, profile: Profile) -> Deadlines:
@@ -264,6 +260,18 @@ def _session(run: Run, sessions: Sessions | None) -> Path | None:
     if session is None:
         logger.warning("session_not_here run_id=%s parent=%s", run.id, run.place.parent)
     return session
+
+
+def _put_away(run_id: str, given: _Given, *, keep: bool) -> None:
+    """Keep the session of a run that completed, and remove what else its CLI has left."""
+    if given.folders.sessions is None:
+        return
+    try:
+        if keep:
+            given.folders.sessions.keep(run_id, given.config)
+        discard(run_id, given.config)
+    except OSError as error:  # the next turn gets the history instead
+        logger.warning("session_not_kept run_id=%s error=%s", run_id, error)
 
 
 def _thinking_aloud(new: list[Event]) -> list[Event]:

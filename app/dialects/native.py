@@ -1,9 +1,10 @@
 """The native dialect: every event as it stands in the log, resumable by its seq."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from app import images, sse
 from core.errors import InvalidRequest, TooLarge
@@ -11,6 +12,8 @@ from core.events import AnyEvent, Unrecognised
 from core.run import Image, Message, Run, RunRequest
 from core.sentences import sentence
 from core.settings import Settings
+
+MAX_ID_CHARACTERS = 200
 
 HEARTBEAT = sse.comment(b"heartbeat")
 RETRY = b"retry: 500\n"
@@ -50,6 +53,35 @@ class NativeStream:
 def reset(last_seq: int) -> bytes:
     """Tells a client whose cursor lies behind the end of the log that the stream starts over."""
     return sse.frame(msgspec.json.encode({"last_seq": last_seq}), event=b"reset")
+
+
+@dataclass(frozen=True)
+class SessionStream(NativeStream):
+    """The same for a client that knows sessions, not runs: told both at once, and it never comes back for the rest."""
+
+    session_id: str = ""
+    run_id: str = ""
+    resumable: ClassVar[bool] = False
+
+    def opening(self, *, resumed: bool) -> bytes:
+        accepted = {"session_id": self.session_id, "run_id": self.run_id}
+        return sse.frame(msgspec.json.encode(accepted), event=b"accepted")
+
+    def farewell(self) -> bytes:
+        return sse.frame(msgspec.json.encode({"message": sentence(self.language, "replica_shutdown")}), event=b"lost")
+
+
+class StreamBody(msgspec.Struct, frozen=True):
+    """The body of `POST /chat/stream` and `POST /execute/stream`. Without a `session_id`, a new session begins."""
+
+    message: str
+    user_id: Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
+    session_id: Annotated[str, Meta(max_length=MAX_ID_CHARACTERS)] | None = None
+
+
+def message_of(body: StreamBody, settings: Settings) -> RunRequest:
+    """What to run. Raises `InvalidRequest` or `TooLarge`, naming the field."""
+    return checked(RunRequest(messages=(Message("user", body.message),)), settings, "message")
 
 
 class RunBody(msgspec.Struct, frozen=True):

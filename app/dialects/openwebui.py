@@ -25,6 +25,8 @@ Item = dict[str, Any]
 AT_THE_END = 1_000_000
 """The index of an item that goes behind all others. Without an index, server and page do not agree."""
 
+PARAGRAPH = "\n\n"
+
 PLAIN = {"type": "reasoning_content"}
 """Attributes of our items. Where one item has them, Open WebUI no longer takes `<think>` and the like out of
 texts (`tag_output_handler`); and it puts no text into a thought that has them."""
@@ -47,6 +49,7 @@ class OpenWebUIStream:
         self._place: int | None = None
         self._status: str | None = None  # the line that is shown
         self._open_tools: dict[str, None] = {}  # calls whose output is to come, in order
+        self._has_spoken = False
         self._block: TextBlock | ThoughtBlock | None = None  # the text or thought that is the newest item
 
     def opening(self, *, resumed: bool) -> bytes:
@@ -103,7 +106,8 @@ class OpenWebUIStream:
         opened, block = self._hide_status(), self._block
         if not isinstance(block, TextBlock):
             opened += self._close_thought(event.at)
-            block = self._block = TextBlock(f"msg_{self._chunks.run_id}_{event.seq}")
+            block = self._block = TextBlock(f"msg_{self._chunks.run_id}_{event.seq}", follows=self._has_spoken)
+            self._has_spoken = True
             opened += self._added(block.item())
         return opened + self._chunks.content(block.write(event.text), event.seq)
 
@@ -202,17 +206,23 @@ class OpenWebUIStream:
 
 
 class TextBlock:
-    """A stretch of the answer, as one item."""
+    """A stretch of the answer, as one item. The paragraph break in front of one that `follows` another is the
+    worker's, for clients to whom all is one text."""
 
-    def __init__(self, item_id: str) -> None:
+    def __init__(self, item_id: str, *, follows: bool) -> None:
         self.id = item_id
+        self._follows = follows
         self._pieces: list[str] = []
         self._guard = TagGuard()
 
     def write(self, text: str) -> str:
         """Adds to it; what is to be shown."""
+        first = not any(self._pieces)
         self._pieces.append(text)
-        return self._guard.passed(text)
+        return self._guard.passed(self._shown(text) if first else text)
+
+    def _shown(self, text: str) -> str:
+        return text.removeprefix(PARAGRAPH) if self._follows else text
 
     def take_back(self, characters: int) -> bool:
         """Takes characters off its end. Does nothing when it has not so many."""
@@ -225,7 +235,7 @@ class TextBlock:
     def item(self) -> Item:
         """All of it; from here on more can be written."""
         self._guard = TagGuard()
-        text = self._guard.passed("".join(self._pieces))
+        text = self._guard.passed(self._shown("".join(self._pieces)))
         return {
             "type": "message",
             "id": self.id,

@@ -53,13 +53,15 @@ def heartline(
         yield deployment
 
 
-def post(heartline: Deployment, prompt: str) -> Any:
+def post(heartline: Deployment, prompt: str, chat_id: str = "") -> Any:
+    """Questions of one chat are worked on in one folder."""
+    headers = {"X-OpenWebUI-Chat-Id": chat_id} if chat_id else {}
     with heartline.http() as client:
-        return client.post("/v1/chat/completions", json=chat(prompt, model="writer"))
+        return client.post("/v1/chat/completions", json=chat(prompt, model="writer"), headers=headers)
 
 
-def ask(heartline: Deployment, prompt: str) -> str:
-    answer = post(heartline, prompt)
+def ask(heartline: Deployment, prompt: str, chat_id: str = "") -> str:
+    answer = post(heartline, prompt, chat_id)
     assert answer.status_code == 200, answer.text
     text: str = answer.json()["choices"][0]["message"]["content"]
     return text
@@ -82,7 +84,7 @@ def test_what_the_write_tool_wrote_is_the_answer_streamed(heartline: Deployment,
         client.stream("POST", "/v1/chat/completions", json=chat("write it", model="writer", stream=True)) as answer,
     ):
         run_id = answer.headers["X-Run-Id"]
-        workspace = heartline.folder / "state" / "workspaces" / run_id
+        workspace = heartline.folder / "state" / "workspaces" / run_id / "files"
         eventually(workspace.is_dir)
         tool.input.update(file_path=f"output/{run_id}/response.md", content="# Grüße\n\n🌱\n")
         known.set()
@@ -115,18 +117,24 @@ def test_a_link_to_a_file_of_the_machine_is_nothing(heartline: Deployment, api: 
 
 def test_an_older_runs_file_cannot_show_up(heartline: Deployment, api: ScriptedApi) -> None:
     api.script("the first", Turn(bash(f"echo older > {PATH}; echo older > output/response.md")), Turn(Text("1")))
-    first = post(heartline, "the first")
+    first = post(heartline, "the first", "c1")
     assert first.json()["choices"][0]["message"]["content"] == "older\n"
-    older = heartline.folder / "state/workspaces" / first.headers["X-Run-Id"] / "output"
-    older /= f"{first.headers['X-Run-Id']}/response.md"
+    (older,) = heartline.folder.glob(f"state/workspaces/*/files/output/{first.headers['X-Run-Id']}/response.md")
     assert older.read_text() == "older\n"
     api.script("the second", Turn(Text("The second says this.")))
-    assert ask(heartline, "the second") == "The second says this."
+    assert ask(heartline, "the second", "c1") == "The second says this."
     api.script("the third", Turn(bash(f"ln -s {older} {PATH}")), Turn(Text("The third says this.")))
-    assert ask(heartline, "the third") == "The third says this."
+    assert ask(heartline, "the third", "c1") == "The third says this."
     link = f"rmdir output/$HEARTLINE_RUN_ID && ln -s {older.parent} output/$HEARTLINE_RUN_ID"
     api.script("the fourth", Turn(bash(link)), Turn(Text("The fourth says this.")))
-    assert ask(heartline, "the fourth") == "The fourth says this."
+    assert ask(heartline, "the fourth", "c1") == "The fourth says this."
+    elsewhere = heartline.folder / "elsewhere"
+    elsewhere.mkdir()
+    api.script("the fifth", Turn(bash(f"mv output before; ln -s {elsewhere} output")), Turn(Text("The fifth.")))
+    ask(heartline, "the fifth", "c1")
+    refused = post(heartline, "the sixth", "c1")
+    assert "is a link" in refused.json()["error"]["message"]
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_file_that_is_too_large_is_cut(heartline: Deployment, api: ScriptedApi) -> None:

@@ -213,7 +213,7 @@ def test_text_that_the_cli_asks_for_again_counts_once(heartline: Deployment, api
             found.append(frame)
             if sse.contents([frame]):
                 cut_now.set()
-    note = "\n\n[The connection to the model broke; it starts this part again:]\n\n"
+    note = "\n\n\u2063[The connection to the model broke; it starts this part again:]\n\n"
     assert sse.contents(found) == f"The answer is forty{note}The answer is 42."
     assert heartline.run(answer.headers["X-Run-Id"])["answer"] == "The answer is 42."
 

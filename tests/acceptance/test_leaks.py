@@ -72,12 +72,20 @@ def perform(heartline: Deployment, count: int) -> None:
             done.result()
 
 
+def is_zombie(process: psutil.Process) -> bool:
+    """Also of one that is just being reaped."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Held:
     """What a process, and gunicorn's worker below it, holds."""
 
     def __init__(self, pid: int) -> None:
         parent = psutil.Process(pid)
-        self._processes = [parent, *parent.children(recursive=True)]
+        self._processes = [parent, *(child for child in parent.children(recursive=True) if not is_zombie(child))]
 
     def counts(self) -> dict[str, int]:
         found = [process for parent in self._processes for process in parent.children(recursive=True)]
@@ -85,7 +93,7 @@ class Held:
             "descriptors": sum(process.num_fds() for process in self._processes),
             "threads": sum(process.num_threads() for process in self._processes),
             "children": len({process.pid for process in found}),
-            "zombies": sum(process.status() == psutil.STATUS_ZOMBIE for process in found),
+            "zombies": sum(is_zombie(process) for process in found),
         }
 
     def more_than(self, before: dict[str, int]) -> list[str]:
@@ -113,7 +121,7 @@ def test_sixty_runs_leave_nothing_in_a_worker_and_a_replica(tmp_path: Path, sand
         assert heartline.marked_processes() == []
 
         def left_over() -> list[str]:
-            folders = [*(tmp_path / "state" / "runs").iterdir(), *(tmp_path / "state" / "workspaces").iterdir()]
+            folders = [*tmp_path.glob("state/runs/*"), *tmp_path.glob("state/workspaces/*/files/*")]
             kept = heartline.redis.scan_iter("heartline:*")
             lasting = [key for key in kept if heartline.redis.ttl(key) < 0 and key != b"heartline:workers"]
             watched = list(heartline.redis.scan_iter("heartline:*:watchers"))

@@ -94,7 +94,7 @@ def test_a_card_is_open_while_its_tool_runs_and_everything_is_in_order(heartline
     assert reader.ended
     assert answer.outline[4:7] == ["thought And now?", "call Bash", "call Bash"]
     assert sorted(answer.outline[7:9]) == ["output Error: Exit code 3", "output one"]
-    assert answer.texts == ["I look.", "\n\nThat is all."]
+    assert answer.texts == ["I look.", "That is all."]
     assert answer.outline[9:] == [f"text {answer.texts[-1]}"]
     assert (answer.status, answer.error) == (None, None)
     assert answer.statuses[0]["description"] in ("Starting Test Agent …", "Waiting: place 1 in the queue …")
@@ -109,7 +109,7 @@ def test_a_subagents_tool_is_a_card_of_its_own_and_marked(heartline: Deployment,
         answer = reader.until()
     assert answer.outline[:4] == ["text I send one.", "call Task", "call subagent_Bash", "output seen"]
     assert "It is there." in answer.outline[4]
-    assert answer.texts == ["I send one.", "\n\nAll done."]
+    assert answer.texts == ["I send one.", "All done."]
     assert answer.open_calls == set()
 
 

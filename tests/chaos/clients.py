@@ -138,8 +138,8 @@ class Client(threading.Thread):
 
 
 def passes(error: Exception) -> bool:
-    """Whether the client should simply try again: no connection, a broken one, or a 503."""
-    return not isinstance(error, Refused) or error.status == 503
+    """Whether the client should simply try again: no connection, a broken one, a 503, or a proxy's 502."""
+    return not isinstance(error, Refused) or error.status in (502, 503)
 
 
 TROUBLE = (OSError, http.client.HTTPException, Refused)
@@ -170,7 +170,7 @@ class Reader(Client):
             except Refused as error:
                 if error.status == 404:
                     self.lost = True
-                elif error.status != 503:
+                elif not passes(error):
                     raise
             except TROUBLE:
                 pass

@@ -4,21 +4,27 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import msgspec
 import pytest
+import yaml
 from dotenv import dotenv_values
 
+import app.metrics
+import core.metrics
+import worker.metrics
 from app import create_app, services
 from app.dialects.openai_request import ChatBody
 from core import events, settings
 from core.profiles import Defaults, Profile
 from core.settings import PREFIX, Settings
+from tests import metrics
 from worker.command import MINIMUM_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "clients").glob("*/*.md")])
 
 Rows = list[list[str]]
 
@@ -162,6 +168,36 @@ def test_both_pages_name_every_field_that_a_chat_request_is_read_for() -> None:
     for page in ("README.md", "docs/http.md"):
         named = set(re.findall(r"`(\w+)(?:\.\w+)?`", read(page)))
         assert set(ChatBody.__struct_fields__) <= named, page
+
+
+# --- the metrics ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heading", "module"),
+    [
+        ("### Of API and worker", core.metrics),
+        ("### Of the API", app.metrics),
+        ("### Of the worker", worker.metrics),
+    ],
+)
+def test_the_metrics_page_lists_every_metric_in_order(heading: str, module: ModuleType) -> None:
+    rows = table(section(read("docs/metrics.md"), heading), "Metric")
+    listed = [(bare(row[0]), row[1], tuple(re.findall(r"`(\w+)`", row[2]))) for row in rows]
+    assert listed == [(known.name, known.kind, known.labels) for known in metrics.of(module)]
+
+
+def test_the_metrics_page_explains_every_alert_in_order() -> None:
+    rules = yaml.safe_load(read("deploy/prometheus/alerts.yml"))["groups"]
+    names = [rule["alert"] for group in rules for rule in group["rules"]]
+    assert [bare(row[0]) for row in table(read("docs/metrics.md"), "Alert")] == names
+
+
+def test_the_metrics_page_has_the_words_that_the_code_counts_by() -> None:
+    page = read("docs/metrics.md")
+    for metric in (app.metrics.STREAMS_ENDED, app.metrics.GAPS_HEALED):
+        for sample in metric.collect()[0].samples:
+            assert [word for word in sample.labels.values() if f"`{word}`" not in page] == []
 
 
 # --- the text itself ------------------------------------------------------------------------------

@@ -42,6 +42,10 @@ def test_settings_cannot_be_changed() -> None:
         ("HEARTLINE_LANGUAGE", "de", "language", "de"),
         ("HEARTLINE_PROGRESS", "text", "progress", "text"),
         ("HEARTLINE_LOG_LEVEL", "DEBUG", "log_level", "DEBUG"),
+        ("HEARTLINE_LOG_FORMAT", "json", "log_format", "json"),
+        ("HEARTLINE_METRICS", "off", "metrics", "off"),
+        ("HEARTLINE_METRICS_TOKEN", "a-token-of-prometheus", "metrics_token", "a-token-of-prometheus"),
+        ("HEARTLINE_WORKER_METRICS_BIND", "[::1]:9464", "worker_metrics_address", ("::1", 9464)),
         ("HEARTLINE_REDIS_URL", "rediss://host:6380/1", "redis_url", "rediss://host:6380/1"),
         ("HEARTLINE_REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
         ("HEARTLINE_API_KEYS", "12345", "api_keys", "12345"),
@@ -66,6 +70,13 @@ WRONG = [
     ("HEARTLINE_PROGRESS", "yes"),
     ("HEARTLINE_LANGUAGE", "fr"),
     ("HEARTLINE_LOG_LEVEL", "debug"),
+    ("HEARTLINE_LOG_FORMAT", "xml"),
+    ("HEARTLINE_METRICS", "true"),
+    ("HEARTLINE_METRICS_TOKEN", "123456789012345"),
+    ("HEARTLINE_METRICS_TOKEN", "a token with blanks in it"),
+    ("HEARTLINE_METRICS_TOKEN", "größer-als-16-zeichen"),
+    ("HEARTLINE_WORKER_METRICS_BIND", "9464"),
+    ("HEARTLINE_WORKER_METRICS_BIND", "localhost:65536"),
     ("HEARTLINE_LOG_TTL_SECONDS", "59"),
     ("HEARTLINE_LOG_TTL_SECONDS", "3600.5"),
     ("HEARTLINE_MAX_BODY_BYTES", "16MB"),
@@ -88,6 +99,10 @@ def test_a_wrong_value_stops_with_one_line_that_begins_with_its_variable(variabl
     message = refusal({variable: text})
     assert message.startswith(variable)
     assert len(message.splitlines()) == 1
+
+
+def test_a_token_is_never_shown() -> None:
+    assert "hunter2" not in refusal({"HEARTLINE_METRICS_TOKEN": "hunter2"})
 
 
 def test_a_redis_password_is_never_shown() -> None:
