@@ -318,4 +318,4 @@ def test_the_dashboard_opens_no_connection_by_itself(browser: FlaskClient, built
     before = built.redis.info("clients")["connected_clients"]
     for path in paths * 10:
         browser.get(f"/jobs/{path}")
-    assert built.redis.info("clients")["connected_clients"] == before
+    assert built.redis.info("clients")["connected_clients"] <= before
