@@ -86,13 +86,13 @@ def workers() -> str:
 
 def replicas() -> str:
     """Sorted set: names of live replicas by the server's time of their last sign of life (Unix seconds). Written by
-    each replica every few seconds, which also removes the dead. No TTL."""
+    each replica every few seconds, which also removes the dead. Expires with the last of them."""
     return "heartline:{replicas}:alive"
 
 
 def replicas_said() -> str:
-    """Hash: what each of them says about itself, as JSON. Written together with the sorted set, shares its hash tag.
-    No TTL."""
+    """Hash: what each of them says about itself, as JSON. Written together with the sorted set, shares its hash tag
+    and its expiry."""
     return "heartline:{replicas}:said"
 
 

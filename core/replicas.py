@@ -19,6 +19,8 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now -
   redis.call('ZREM', KEYS[1], dead)
   redis.call('HDEL', KEYS[2], dead)
 end
+redis.call('EXPIRE', KEYS[1], ARGV[3] * 2)
+redis.call('EXPIRE', KEYS[2], ARGV[3] * 2)
 """
 _ALIVE = """
 local now = tonumber(redis.call('TIME')[1])

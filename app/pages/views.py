@@ -8,6 +8,7 @@ from flask import Blueprint, Response, g, make_response, render_template, send_f
 
 from app.auth import whose
 from app.pages import secured, sorry, visitors
+from app.pages.words import WORDS
 from app.services import Services
 from core.errors import HeartlineError
 from core.run import Image, Message, Run, RunRequest
@@ -22,6 +23,8 @@ def routes(services: Services) -> Blueprint:
     visitors.routes(services, blueprint)
     logged_in = visitors.logged_in(services)
     blueprint.after_request(secured)
+    language = services.settings.language
+    blueprint.app_context_processor(lambda: {"language": language, "words": WORDS[language]})
 
     @blueprint.get("/")
     @logged_in

@@ -2,14 +2,20 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from core.events import Completed, Retracted, Text, ToolFinished, ToolStarted
+from core.log import EventLog, Writer
+from core.run import Message, Run, RunRequest, new_id
+from core.runs import RunStore
 from tests.browser import Browser
 from tests.deployment import KEYS, Deployment, eventually
-from tests.doubles.anthropic_api import Gate, ScriptedApi, Text, Thinking, ToolUse, Turn
+from tests.doubles import anthropic_api as model
+from tests.doubles.anthropic_api import Gate, ScriptedApi, Thinking, ToolUse, Turn
 
 NASTY = '<script>document.title = "owned"</script><img src=x onerror=\'document.title = "owned"\'>'
 OPERATOR, OWNER = "bob", "alice"
@@ -51,9 +57,9 @@ def browser(chromium: Browser, heartline: Deployment) -> Iterator[Browser]:
     chromium.open("about:blank")
 
 
-def start(heartline: Deployment, prompt: str, model: str = "agent", owner: str = OWNER) -> str:
+def start(heartline: Deployment, prompt: str, profile: str = "agent", owner: str = OWNER) -> str:
     with heartline.http(owner) as client:
-        run_id: str = client.post("/v1/runs", json={"model": model, "prompt": prompt}).json()["id"]
+        run_id: str = client.post("/v1/runs", json={"model": profile, "prompt": prompt}).json()["id"]
         return run_id
 
 
@@ -73,15 +79,15 @@ def test_a_run_is_followed_live_and_after_a_reload_without_repetition(
         "follow me",
         Turn(
             Thinking("I should look first."),
-            Text("I look."),
+            model.Text("I look."),
             ToolUse("Bash", {"command": "echo from-the-tool", "description": "Look"}),
         ),
         Turn(
-            Text("The first half, ", pieces=("The first ", "half, ")),
+            model.Text("The first half, ", pieces=("The first ", "half, ")),
             Gate(tool),
-            Text("the other"),
+            model.Text("the other"),
             Gate(later),
-            Text(" half."),
+            model.Text(" half."),
         ),
     )
     run_id = start(heartline, "follow me")
@@ -108,7 +114,7 @@ def test_a_run_is_followed_live_and_after_a_reload_without_repetition(
 
 def test_a_stream_that_breaks_goes_on_where_it_was(browser: Browser, heartline: Deployment, api: ScriptedApi) -> None:
     later = threading.Event()
-    api.script("break off", Turn(Text("before the break, "), Gate(later), Text("behind it")))
+    api.script("break off", Turn(model.Text("before the break, "), Gate(later), model.Text("behind it")))
     third = heartline.start_replica()
     try:
         heartline.wait_until_ready()
@@ -137,7 +143,7 @@ def test_what_a_model_and_a_tool_say_stays_text(browser: Browser, heartline: Dep
     api.script(
         "be nasty",
         Turn(Thinking(NASTY), ToolUse("Bash", {"command": command, "description": NASTY})),
-        Turn(Text(NASTY)),
+        Turn(model.Text(NASTY)),
     )
     run_id = start(heartline, f"be nasty {NASTY}")
     visit(browser, heartline, f"/runs/{run_id}", OWNER)
@@ -154,8 +160,28 @@ def test_what_a_model_and_a_tool_say_stays_text(browser: Browser, heartline: Dep
     assert browser.complaints() == []
 
 
+def test_a_sub_agents_tools_stand_below_its_own(browser: Browser, heartline: Deployment) -> None:
+    """Written into the log as a worker would."""
+    run = Run(id=new_id(), owner=OWNER, profile="agent", model="agent", created_at=time.time(), detach=True)
+    RunStore(heartline.redis, 3600).create(run, RunRequest(messages=(Message("user", "nest"),)))
+    writer = Writer(EventLog(heartline.redis, 3600), run.id)
+    writer.start("a worker")
+    writer.append([ToolStarted(tool_id="outer", name="Task", summary="errand", input="{}")])
+    inner = ToolStarted(tool_id="inner", name="Read", summary="a file", input="{}", parent_tool_id="outer")
+    writer.append([inner, ToolFinished(tool_id="inner", output="gone", is_error=True, parent_tool_id="outer")])
+    visit(browser, heartline, f"/runs/{run.id}", OWNER)
+    below = "#timeline > .tool.running > .timeline > .tool.failed summary .name"
+    browser.wait(lambda: browser.text(below) == "Read", "the inner tool below the outer one")
+    writer.append([Text(text="😀 broken"), Retracted(characters=len("😀 broken")), Text(text="😀 whole")])
+    writer.finish(Completed())
+    browser.wait(lambda: browser.text("#status") == "completed", "the end")
+    assert browser.text("#answer") == "😀 whole"
+    assert "The run ended before this tool had." in browser.text("#timeline > .tool.failed > details .inside")
+    assert browser.complaints() == []
+
+
 def test_the_button_stops_a_run(browser: Browser, heartline: Deployment, api: ScriptedApi) -> None:
-    api.script("run on", Turn(Text("begun"), Gate(threading.Event()), Text("never")))
+    api.script("run on", Turn(model.Text("begun"), Gate(threading.Event()), model.Text("never")))
     run_id = start(heartline, "run on", "chat")
     visit(browser, heartline, f"/runs/{run_id}", OWNER)
     browser.wait(lambda: browser.text("#answer") == "begun", "the beginning")
@@ -168,7 +194,7 @@ def test_the_button_stops_a_run(browser: Browser, heartline: Deployment, api: Sc
 
 
 def test_an_operator_sees_a_run_come_and_go(browser: Browser, heartline: Deployment, api: ScriptedApi) -> None:
-    api.script("be seen", Turn(Text("here"), Gate(threading.Event())))
+    api.script("be seen", Turn(model.Text("here"), Gate(threading.Event())))
     visit(browser, heartline, "/", OPERATOR)
     browser.wait(lambda: browser.text("#n-replicas") == "2", "the replicas")
     assert browser.text("#n-slots") == "0 / 2"
@@ -187,7 +213,7 @@ def test_an_operator_sees_a_run_come_and_go(browser: Browser, heartline: Deploym
 def test_the_dashboard_works_in_a_browser_and_stops_a_job(
     browser: Browser, heartline: Deployment, api: ScriptedApi
 ) -> None:
-    api.script("be stopped", Turn(Text("here"), Gate(threading.Event())))
+    api.script("be stopped", Turn(model.Text("here"), Gate(threading.Event())))
     run_id = start(heartline, "be stopped", "chat")
     eventually(lambda: heartline.run(run_id)["status"] == "running")
     visit(browser, heartline, "/jobs/", OPERATOR)
@@ -234,7 +260,7 @@ def test_the_pages_fit_a_phone_and_can_be_found_ones_way_in(
     browser: Browser, heartline: Deployment, api: ScriptedApi, dark: bool
 ) -> None:
     prompt = f"fit in {'the dark' if dark else 'the light'}"
-    api.script(prompt, Turn(Text(f"{'unbreakable' * 30} and words")))
+    api.script(prompt, Turn(model.Text(f"{'unbreakable' * 30} and words")))
     run_id = start(heartline, prompt, "chat", OPERATOR)
     visit(browser, heartline, "/", OPERATOR)
     browser.look(width=390, height=844, dark=dark)

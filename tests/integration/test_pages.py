@@ -3,10 +3,12 @@
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from flask.testing import FlaskClient
+from msgspec import structs
 
 from app import create_app, services
 from app.auth import COOKIE
@@ -243,6 +245,15 @@ def test_pictures_are_shown_but_never_fetched_from_elsewhere(browser: FlaskClien
     ]
 
 
+def test_pages_are_in_the_language_of_the_server(built: Services) -> None:
+    german = create_app(replace(built, settings=structs.replace(built.settings, language="de"))).test_client()
+    page = german.get("/login").text
+    assert '<html lang="de"' in page
+    assert "Anmelden" in page
+    assert "Log in" not in page
+    assert "Das ist kein Schlüssel" in german.post("/login", data={"key": "wrong"}, headers=HERE).text
+
+
 def test_a_very_long_message_is_cut_on_the_page(browser: FlaskClient, built: Services) -> None:
     run_id = make_run(built, "alice", Message("user", "long " * 1_000_000))
     log_in(browser, "alice")
@@ -307,4 +318,4 @@ def test_the_dashboard_opens_no_connection_by_itself(browser: FlaskClient, built
     before = built.redis.info("clients")["connected_clients"]
     for path in paths * 10:
         browser.get(f"/jobs/{path}")
-    assert built.redis.info("clients")["connected_clients"] == before
+    assert built.redis.info("clients")["connected_clients"] <= before

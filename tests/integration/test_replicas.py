@@ -36,6 +36,7 @@ def test_one_that_has_been_silent_is_dead_and_forgotten_with_the_next_sign(redis
     assert replicas.alive() == []
     replicas.sign(replica("2"))
     assert redis.hkeys(keys.replicas_said()) == [b"2"]
+    assert all(0 < redis.ttl(key) <= 2 * DEAD_AFTER_SECONDS for key in (keys.replicas(), keys.replicas_said()))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ export function money(usd) {
   return usd < 0.0001 ? "< $0.0001" : `$${usd.toFixed(usd < 1 ? 4 : 2)}`;
 }
 
-export const count = (number) => Number(number).toLocaleString("en");
+export const count = (number) => Number(number).toLocaleString(document.documentElement.lang);
 
 /** Unix seconds as a local time of day, with the date unless it is today. */
 export function clock(at) {

@@ -2,16 +2,17 @@
 import { byId, el, fill, runLink, show } from "./dom.js";
 import { clock, count, growing, money } from "./format.js";
 import { getJson, keepTime, poll } from "./poll.js";
+import { word } from "./words.js";
 
-const LANES = { "heartline": "Runs", "heartline-tasks": "Tasks" };
+const LANES = { "heartline": word("runs"), "heartline-tasks": word("tasks") };
 let ahead = 0; // of this browser's clock, the server's
 
 const beat = keepTime(() => Date.now() / 1000 + ahead, growing);
 
 const since = (at) => el("span", { "data-since": at });
-const cell = (label, ...content) => el("td", { "data-label": label }, ...content);
-const number = (label, ...content) => el("td", { "data-label": label, class: "number" }, ...content);
-const head = (label, ...content) => el("th", { scope: "row", "data-label": label }, ...content);
+const cell = (...content) => el("td", {}, ...content);
+const number = (...content) => el("td", { class: "number" }, ...content);
+const head = (...content) => el("th", { scope: "row" }, ...content);
 
 /** Fill a list, and show its sentence for "none" when there is none. */
 function list(id, items, make) {
@@ -23,7 +24,7 @@ function list(id, items, make) {
 }
 
 function running(run) {
-  return el("tr", {}, head("Run", runLink(run.id)), cell("Model", run.model), cell("Key", run.owner), number("For", since(run.started_at)));
+  return el("tr", {}, head(runLink(run.id)), cell(run.model), cell(run.owner), number(since(run.started_at)));
 }
 
 function failure(run) {
@@ -35,31 +36,31 @@ function failure(run) {
 
 function slot(one) {
   const name = el("span", { class: "slot-name" }, one.name);
-  return el("li", { class: one.run ? "slot busy" : "slot" }, name, one.run ? runLink(one.run) : el("span", { class: "idle" }, "free"));
+  return el("li", { class: one.run ? "slot busy" : "slot" }, name, one.run ? runLink(one.run) : el("span", { class: "idle" }, word("free")));
 }
 
 function worker(one) {
   const busy = one.slots.filter((each) => each.run).length;
   return el("li", {},
-    el("p", { class: "line" }, el("strong", {}, one.name), el("span", {}, `${busy} of ${one.slots.length} busy`),
-      one.leaving ? el("span", { class: "status cancelled" }, "leaving") : null),
+    el("p", { class: "line" }, el("strong", {}, one.name), el("span", {}, word("busy_of", { busy, all: one.slots.length })),
+      one.leaving ? el("span", { class: "status cancelled" }, word("leaving")) : null),
     el("ul", { class: "slots" }, ...one.slots.map(slot)));
 }
 
 function lane(one) {
   const oldest = one.oldest_created_at ? since(one.oldest_created_at) : "–";
-  return el("tr", {}, head("Lane", LANES[one.lane] ?? one.lane), number("Waiting", count(one.queued)), number("Oldest", oldest));
+  return el("tr", {}, head(LANES[one.lane] ?? one.lane), number(count(one.queued)), number(oldest));
 }
 
 function replica(one) {
-  const state = one.draining ? el("span", { class: "status cancelled" }, "leaving") : null;
-  return el("tr", {}, head("Replica", el("span", { title: one.name }, `${one.host} · ${one.address}`), " ", state),
-    number("Watchers", count(one.watchers)), number("Up", since(one.since)));
+  const state = one.draining ? el("span", { class: "status cancelled" }, word("leaving")) : null;
+  return el("tr", {}, head(el("span", { title: one.name }, `${one.host} · ${one.address}`), " ", state),
+    number(count(one.watchers)), number(since(one.since)));
 }
 
 function usage([owner, used]) {
-  return el("tr", {}, head("Key", owner), number("Runs", count(used.runs)), number("Failed", count(used.failed)),
-    number("Tokens", count(used.input_tokens + used.output_tokens)), number("Cost", money(used.cost_usd)));
+  return el("tr", {}, head(owner), number(count(used.runs)), number(count(used.failed)),
+    number(count(used.input_tokens + used.output_tokens)), number(money(used.cost_usd)));
 }
 
 const sum = (items, value) => items.reduce((total, item) => total + value(item), 0);

@@ -2,6 +2,7 @@
 import { byId, el, fill, runLink } from "./dom.js";
 import { clock, duration, growing } from "./format.js";
 import { getJson, keepTime, poll } from "./poll.js";
+import { word } from "./words.js";
 
 const PAGE = 30;
 let older = [];
@@ -13,11 +14,11 @@ function row(run) {
   const took = run.ended_at ? duration(run.ended_at - (run.started_at ?? run.created_at)) : "";
   const since = !run.ended_at && run.started_at ? run.started_at : undefined;
   return el("tr", {},
-    el("th", { scope: "row", "data-label": "Run" }, runLink(run.id)),
-    el("td", { "data-label": "Status" }, el("span", { class: `status ${run.status}` }, run.status)),
-    el("td", { "data-label": "Model" }, run.model),
-    el("td", { "data-label": "Asked" }, el("time", {}, clock(run.created_at))),
-    el("td", { "data-label": "Took", class: "number" }, el("span", { "data-since": since }, took)));
+    el("th", { scope: "row", "data-label": word("run") }, runLink(run.id)),
+    el("td", { "data-label": word("status") }, el("span", { class: `status ${run.status}` }, word(run.status))),
+    el("td", { "data-label": word("model") }, run.model),
+    el("td", { "data-label": word("asked") }, el("time", {}, clock(run.created_at))),
+    el("td", { "data-label": word("took"), class: "number" }, el("span", { "data-since": since }, took)));
 }
 
 function render() {

@@ -1,4 +1,5 @@
 // Asking the server again and again, for as long as somebody looks.
+import { word } from "./words.js";
 
 /** Call `look` now and every `seconds`, not while the page is hidden; what goes wrong is shown in #problem. */
 export function poll(look, seconds) {
@@ -9,7 +10,7 @@ export function poll(look, seconds) {
         await look();
         problem.hidden = true;
       } catch (error) {
-        problem.textContent = `${error.message} What you see may be old.`;
+        problem.textContent = `${error.message} ${word("may_be_old")}`;
         problem.hidden = false;
       }
     }
@@ -25,10 +26,10 @@ export async function getJson(path) {
   try {
     answer = await fetch(path, { headers: { Accept: "application/json" } });
   } catch {
-    throw new Error("The server cannot be reached.");
+    throw new Error(word("unreachable"));
   }
   if (answer.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-  if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error?.message ?? `The server says ${answer.status}.`);
+  if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error?.message ?? word("server_says", { status: answer.status }));
   return answer.json();
 }
 

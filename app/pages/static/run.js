@@ -3,6 +3,7 @@ import { Answer } from "./answer.js";
 import { byId, el, show } from "./dom.js";
 import { clock, count, duration, growing, money } from "./format.js";
 import { Timeline } from "./timeline.js";
+import { word } from "./words.js";
 
 const RAW_SHOWN = 2000;
 const AGAIN_SECONDS = 2;
@@ -51,13 +52,13 @@ const MEANING = {
     where("");
   },
   api_retry(event) {
-    const reason = event.http_status ? `status ${event.http_status}` : "no answer";
-    const words = `The model’s API does not answer (${reason}); attempt ${event.attempt} of ${event.max_attempts} in ${duration(event.delay_seconds)}`;
+    const reason = event.http_status ? String(event.http_status) : word("no_answer");
+    const words = word("retry", { reason, attempt: event.attempt, all: event.max_attempts, wait: duration(event.delay_seconds) });
     timeline.note(event.at, words);
     where(words);
   },
   compacting(event) {
-    timeline.note(event.at, "The conversation is being shortened to fit the model");
+    timeline.note(event.at, word("compacting"));
   },
   completed(event) {
     ended(event, "completed");
@@ -68,7 +69,7 @@ const MEANING = {
   },
   cancelled(event) {
     ended(event, "cancelled");
-    problem(`Stopped: ${event.reason}.`);
+    problem(word("stopped", { reason: event.reason }));
   },
 };
 
@@ -89,12 +90,12 @@ function become(status) {
   if (status === run.status) return;
   run.status = status;
   const place = byId("status");
-  place.textContent = status;
+  place.textContent = word(status);
   place.className = `status ${status}`;
   const over = !["queued", "running"].includes(status);
   byId("cancel").hidden = over;
   answer.busy = status === "running";
-  if (live) answer.say(`The run is ${status}.`);
+  if (live) answer.say(word("run_is", { status: word(status) }));
 }
 
 const where = (text) => show("where", text);
@@ -136,7 +137,7 @@ function drawSoon() {
 function tick() {
   const from = run.startedAt || run.createdAt;
   const took = run.endedAt ? duration(run.endedAt - from) : growing(now() - from);
-  show("clock", run.startedAt || !run.endedAt ? (run.endedAt ? `in ${took}` : `for ${took}`) : "");
+  show("clock", run.startedAt || !run.endedAt ? (run.endedAt ? word("in_time", { time: took }) : word("for_time", { time: took })) : "");
   show("took", run.startedAt ? took : "–");
   if (run.status === "running") timeline.draw(now());
 }
@@ -150,7 +151,7 @@ function drawRaw() {
 
 function keepRaw(data) {
   if (raw.length < RAW_SHOWN) raw.push(data);
-  else if (raw.length === RAW_SHOWN) raw.push("… the rest is at " + path + "/events");
+  else if (raw.length === RAW_SHOWN) raw.push(word("rest_at", { path: `${path}/events` }));
 }
 
 // --- following -----------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ function follow() {
   for (const type of [...Object.keys(MEANING), "unrecognised"]) source.addEventListener(type, take);
   source.addEventListener("queued", (message) => {
     const { place } = JSON.parse(message.data);
-    where(place ? `Place ${place} in the queue` : "Another answer of this conversation is at work; this one is next");
+    where(place ? word("place", { place }) : word("turn"));
   });
   source.addEventListener("reset", startOver);
   source.addEventListener("lost", (message) => {
@@ -188,7 +189,7 @@ async function givenUp() {
   if (run.endedAt || source.readyState !== EventSource.CLOSED) return;
   const state = await fetch(path).catch(() => null);
   if (state?.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-  else if (state?.status === 404) problem("The server does not know this run any more.");
+  else if (state?.status === 404) problem(word("forgotten"));
   else setTimeout(follow, AGAIN_SECONDS * 1000);
 }
 
@@ -197,12 +198,12 @@ follow();
 byId("cancel").addEventListener("click", async () => {
   const button = byId("cancel");
   button.disabled = true;
-  button.textContent = "Stopping …";
+  button.textContent = word("stopping");
   const done = await fetch(`${path}/cancel`, { method: "POST" }).catch(() => null);
   if (!done?.ok) {
     button.disabled = false;
-    button.textContent = "Stop this run";
-    problem("It could not be stopped. Please try again.");
+    button.textContent = word("stop");
+    problem(word("not_stopped"));
   }
 });
 

@@ -1,6 +1,7 @@
 // What the agent did, in order: tools with their durations, its thoughts, and what it had to wait for.
 import { el } from "./dom.js";
 import { duration, growing } from "./format.js";
+import { word } from "./words.js";
 
 const SHOWN_CHARACTERS = 20000;
 
@@ -35,7 +36,7 @@ export class Timeline {
     const took = el("span", { class: "took" });
     const bar = el("span", { class: "stretch" });
     const children = el("ol", { class: "timeline" });
-    const state = el("span", { class: "unseen" }, "running");
+    const state = el("span", { class: "unseen" }, word("running"));
     const inside = el("div", { class: "inside" });
     const item = el("li", { class: "tool running" },
       el("details", {},
@@ -44,7 +45,7 @@ export class Timeline {
           el("span", { class: "track", "aria-hidden": "true" }, bar)),
         inside),
       children);
-    if (event.input) inside.append(labelled("Input", event.input));
+    if (event.input) inside.append(labelled(word("input"), event.input));
     const parent = event.parent_tool_id && this.#tools.get(event.parent_tool_id);
     (parent ? parent.children : this.#root).append(item);
     this.#tools.set(event.tool_id, { item, took, bar, state, inside, children, from: event.at, to: null });
@@ -56,7 +57,7 @@ export class Timeline {
     this.#thought = null;
     tool.to = event.at;
     this.#end(tool, event.is_error ? "failed" : "done");
-    tool.inside.append(labelled(event.is_error ? "Error" : "Output", event.output || "(nothing)", event.truncated));
+    tool.inside.append(labelled(word(event.is_error ? "error" : "output"), event.output || word("empty"), event.truncated));
   }
 
   /** A piece of the model's thinking; neighbours are one block. */
@@ -66,7 +67,7 @@ export class Timeline {
       this.#thought = document.createTextNode("");
       const words = el("div", { class: "words" }, this.#thought);
       this.#root.append(el("li", { class: "thought" },
-        el("details", {}, el("summary", {}, el("span", { class: "name" }, "Thinking"),
+        el("details", {}, el("summary", {}, el("span", { class: "name" }, word("thinking")),
           el("span", { class: "offset" }, this.#offset(event.at))), words)));
     }
     this.#thought.appendData(event.text);
@@ -89,7 +90,7 @@ export class Timeline {
       if (tool.to === null) {
         tool.to = at;
         this.#end(tool, "failed");
-        tool.inside.append(el("p", { class: "note" }, "The run ended before this tool had."));
+        tool.inside.append(el("p", { class: "note" }, word("unfinished")));
       }
     }
   }
@@ -108,11 +109,11 @@ export class Timeline {
 
   #end(tool, how) {
     tool.item.className = `tool ${how}`;
-    tool.state.textContent = how;
+    tool.state.textContent = word(how);
   }
 
   #offset(at) {
-    return `after ${duration(at - this.#startedAt)}`;
+    return word("after", { time: duration(at - this.#startedAt) });
   }
 }
 
@@ -120,7 +121,7 @@ function labelled(name, text, truncated = false) {
   const shown = text.slice(0, SHOWN_CHARACTERS);
   const cut = truncated || shown.length < text.length;
   return el("div", {}, el("p", { class: "by" }, name), el("pre", { tabindex: "0", role: "group", "aria-label": name }, readable(shown)),
-    cut ? el("p", { class: "note" }, "The rest is not shown here.") : null);
+    cut ? el("p", { class: "note" }, word("cut")) : null);
 }
 
 /** JSON with line breaks; anything else as it is. */
