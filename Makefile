@@ -8,6 +8,7 @@ NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	"heartline: $(PYTHON) is too old: install Python 3.11 or newer, and say make PYTHON=python3.11 ...")'
 CLI_VERSION := 2.1.329
 E2E := .e2e
+AT_ONCE ?= 2
 CLI := .cli/node_modules/.bin/claude
 
 run: $(VENV)/.run
@@ -18,7 +19,7 @@ doctor: $(VENV)/.run
 	@$(BIN)/python -m doctor $(ARGS)
 
 test: $(VENV)/.test cli
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile $(ARGS)
 
 # Open WebUI with Heartline behind it. ARGS='-k browser' runs a part; a Chromium on PATH makes the screenshots.
 e2e: $(E2E)/venv/.made $(E2E)/open-webui/.made cli

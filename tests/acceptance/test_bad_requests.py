@@ -409,7 +409,6 @@ UNKNOWN_RUNS = [
 UNKNOWN_PATHS = [
     Bad(f"path_{path}", "/v1", method="GET", path=path, status=404, code="not_found")
     for path in (
-        "/",
         "/v1",
         "/v1/",
         "/v2/models",
