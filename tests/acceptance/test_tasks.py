@@ -65,6 +65,13 @@ def answer_of(response: httpx.Response) -> str:
     return found
 
 
+def code_of(response: httpx.Response) -> str:
+    """The error in the body: behind the first heartbeat, the status is 200 whatever comes."""
+    assert response.status_code in (200, 502)
+    found: str = response.json()["error"]["code"]
+    return found
+
+
 @contextlib.contextmanager
 def held_up(heartline: Deployment) -> Iterator[list[str]]:
     """Every slot for runs is at work, and one more run waits; yields the ids of all."""
@@ -105,7 +112,7 @@ def test_agents_go_on_while_tasks_hold_their_slots(heartline: Deployment) -> Non
         assert answer_of(ask(client, "hello agent")) == "hello agent"
         for run in tasks:
             client.post(f"/v1/runs/{run['id']}/cancel")
-        assert [future.result(30).status_code for future in held] == [502, 502]
+        assert [code_of(future.result(30)) for future in held] == ["cancelled", "cancelled"]
 
 
 def test_a_tasks_client_that_leaves_ends_it(heartline: Deployment) -> None:
@@ -165,8 +172,7 @@ def test_the_task_profile_is_no_model(heartline: Deployment) -> None:
 def test_a_failed_task_is_an_error_of_its_own(heartline: Deployment) -> None:
     with heartline.http() as client, held_up(heartline) as agents:
         failed = ask(client, '{"error": "overloaded"}', NAMED)
-        assert failed.status_code == 502
-        assert failed.json()["error"]["code"] == "cli_error"
+        assert code_of(failed) == "cli_error"
         assert [heartline.run(run_id)["status"] for run_id in agents] == ["running", "running", "queued"]
 
 
