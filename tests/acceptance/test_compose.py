@@ -69,7 +69,8 @@ class Composed:
 
     def start_worker(self, name: str) -> None:
         # The models are the tests' own, and the CLI the fake one; everything else is the file's.
-        self._spawn_ours(name, SERVICES["worker"], {"HEARTLINE_CLAUDE_BIN": str(FAKE_CLAUDE)})
+        here = {"HEARTLINE_CLAUDE_BIN": str(FAKE_CLAUDE), "HEARTLINE_WORKER_METRICS_BIND": f"127.0.0.1:{free_port()}"}
+        self._spawn_ours(name, SERVICES["worker"], here)
 
     def _spawn_ours(self, name: str, service: dict[str, Any], mapped: dict[str, str]) -> None:
         python, *arguments = service["command"]
@@ -81,7 +82,8 @@ class Composed:
         own = self.folder / f"secrets-of-{name}"
         own.mkdir(exist_ok=True)
         for secret in service["secrets"]:
-            shutil.copy(self.secrets / secret, own)
+            mount = secret if isinstance(secret, dict) else {"source": secret, "target": secret}
+            shutil.copy(self.secrets / mount["source"], own / mount["target"])
         self._spawn(name, [WITH_SECRETS, sys.executable, *arguments], {**given, "SECRETS_DIR": str(own)})
 
     def _start_caddy(self) -> None:
