@@ -25,6 +25,9 @@ MARK = "HEARTLINE_RUN_ID"
 OWNER = "HEARTLINE_WORKER_PID"
 """And the one that tells whose they are: a later worker ends those of a dead one."""
 
+EXEC_SECONDS = 0.005
+"""So much later is looked for leftovers a second time: a process in the middle of its exec shows no environment."""
+
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_STDERR_BYTES = 16 * 1024
 _INBOX_LINES = 256
@@ -225,7 +228,9 @@ def sweep(run_id: str, grace_seconds: float, family: Sequence[psutil.Process] = 
     its own programs.
     """
     deadline, found, clean_looks = time.monotonic() + grace_seconds, 0, 0
-    while clean_looks < 2:  # a process in the middle of its exec shows no environment: look twice
+    while clean_looks < 2:
+        if clean_looks:
+            time.sleep(EXEC_SECONDS)
         left = [*marked(run_id), *filter(_lives, family)]
         clean_looks = 0 if left else clean_looks + 1
         found = max(found, len(left))
@@ -248,10 +253,24 @@ def of_runs() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
     """The living processes of any run, and what they have in their environment; never this process itself."""
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and _lives(process) and MARK in (environ := process.environ()):
+            if process.pid == os.getpid() or not _is_marked(process):
+                continue
+            if MARK in (environ := process.environ()) and _lives(process):
                 yield process, environ
         except psutil.Error:
             continue
+
+
+def _is_marked(process: psutil.Process) -> bool:
+    """For a moment, at least. Every run's end looks at every process of the host: psutil's ways would take the time
+    of the worker's other runs for it, so on Linux the environment is read as it is."""
+    if not psutil.LINUX:
+        return MARK in process.environ()
+    try:
+        with open(f"/proc/{process.pid}/environ", "rb", buffering=0) as file:
+            return f"{MARK}=".encode() in file.read()
+    except OSError:
+        return False
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -127,6 +127,7 @@ class Slots:
         log, store = _runs_of(redis, settings)
         slot = jobs.Slot(
             name=name,
+            redis=redis,
             store=store,
             log=log,
             profiles=self._profiles,
@@ -143,7 +144,7 @@ class Slots:
                 self._sandbox,
             ),
         )
-        return SlotWorker(slot, lane, connect(settings.redis_url, retries=RQ_RETRIES))
+        return SlotWorker(slot, lane, settings.redis_url, RQ_RETRIES)
 
     def _do_duties(self) -> None:
         """Until the last run has ended, draining included: what is owed to the runs, and to everybody."""

@@ -417,7 +417,8 @@ class Exec:
     pid = -1
 
     def __init__(self, run_id: str) -> None:
-        self._environments = [{}, {MARK: run_id}]
+        self._environment = {MARK: run_id}
+        self._looks = 0
         self.killed = False
 
     def is_running(self) -> bool:
@@ -426,8 +427,12 @@ class Exec:
     def status(self) -> str:
         return psutil.STATUS_ZOMBIE if self.killed else psutil.STATUS_RUNNING
 
+    def looked_at(self) -> bool:
+        self._looks += 1
+        return self._looks > 1
+
     def environ(self) -> dict[str, str]:
-        return self._environments.pop(0) if len(self._environments) > 1 else self._environments[0]
+        return self._environment
 
     def kill(self) -> None:
         self.killed = True
@@ -437,6 +442,7 @@ def test_sweeping_finds_a_process_that_was_just_about_to_start(monkeypatch: pyte
     run_id = new_id()
     starting = Exec(run_id)
     monkeypatch.setattr(psutil, "process_iter", lambda *_: iter([starting]))
+    monkeypatch.setattr("worker.process._is_marked", Exec.looked_at)
     monkeypatch.setattr(psutil, "wait_procs", lambda *_, **__: ([], []))
     sweep(run_id, SECONDS)
     assert starting.killed
