@@ -3,6 +3,7 @@
 Real processes, of the stand-in for the CLI; every test counts threads, descriptors and processes.
 """
 
+import io
 import json
 import os
 import signal
@@ -15,11 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.run import new_id
 from tests.doubles import fake_claude
 from worker import process as process_module
-from worker.process import MARK, MAX_STDERR_BYTES, OWNER, Process, marked, sweep
+from worker.process import MARK, MAX_STDERR_BYTES, OWNER, Lines, Process, marked, sweep
 
 Json = dict[str, Any]
 Start = Callable[..., Process]
@@ -463,3 +466,31 @@ def test_closing_from_several_threads_at_once_is_safe(claude: Start) -> None:
     for thread in closing:
         thread.join(SECONDS)
     assert process.returncode is not None
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(1, 40)))
+def test_lines_are_the_same_however_they_are_read(printed: bytes, sizes: list[int]) -> None:
+    lines, read, left = Lines("run"), [], printed
+    for size in [*sizes, len(printed) + 1]:
+        read += lines.feed(left[:size])
+        left = left[size:]
+    read += lines.end()
+    assert read == io.BytesIO(printed).readlines()
+    assert lines.end() == []
+
+
+def test_what_nobody_reads_any_more_does_not_hold_up_its_end(start: Start) -> None:
+    script = "import sys\nprint('up', flush=True)\nsys.stdin.read()\nprint('x' * 1_000_000)"
+    process = start(*code(script))
+    assert process.lines(SECONDS) == [b"up\n"]
+    process.close(SECONDS, SECONDS)
+    assert process.returncode == 0
+
+
+def test_waking_is_heard_also_while_a_line_is_not_whole(start: Start) -> None:
+    process = start(*code("import time\nprint('half', end='', flush=True)\ntime.sleep(60)"))
+    assert process.lines(0.1) == []
+    process.wake()
+    assert process.lines(SECONDS) == []
+    process.close(SECONDS)
+    process.wake()
