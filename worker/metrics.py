@@ -41,7 +41,9 @@ FIRST_TEXT_SECONDS = Histogram(
     buckets=WAIT_BUCKETS,
 )
 CLI_START_SECONDS = Histogram(
-    "heartline_cli_start_seconds", "From the start of the CLI's process to its session event", buckets=START_BUCKETS
+    "heartline_cli_start_seconds",
+    "From the start of the CLI's process to its session event, where it was started for the run",
+    buckets=START_BUCKETS,
 )
 TOOL_SECONDS = Histogram(
     "heartline_tool_seconds",
