@@ -76,7 +76,7 @@ class WarmPool:
     def start(self) -> None:
         """Begin to keep spares; nothing happens with a limit of 0."""
         if self._limit:
-            self._thread = threading.Thread(target=self._tend, name="warm", daemon=True)
+            self._thread = threading.Thread(target=self._live, name="warm", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
@@ -165,19 +165,23 @@ class WarmPool:
 
     # --- its own thread ---------------------------------------------------------------------------
 
-    def _tend(self) -> None:
-        while True:
+    def _live(self) -> None:
+        while not self._closing:
             self._wake.clear()
             try:
-                self._retire()
-                self._end_leaving()
-                if self._closing:
-                    return
-                pause = self._start_one()
+                pause = self.tend()
             except Exception:  # whatever it was: without this thread nothing that waits would ever end
                 logger.exception("warm_pool_failed")
                 pause = LOOK_SECONDS
             self._wake.wait(pause)
+        self.tend()
+
+    def tend(self) -> float:
+        """End what should wait no longer and start at most one spare; returns after how many seconds to do so again.
+        Its own thread's."""
+        self._retire()
+        self._end_leaving()
+        return LOOK_SECONDS if self._closing else self._start_one()
 
     def _retire(self) -> None:
         """Decide which have waited for long enough, or are of no use."""
