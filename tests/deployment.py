@@ -135,7 +135,7 @@ class Deployment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        marked = self.marked_processes() if error is None and not self.warm else []
+        marked = self.marked_processes() if error is None else []
         self.close()
         if error is not None:
             self._print_logs()
@@ -266,18 +266,30 @@ class Deployment:
         return cli_id, how
 
     def marked_processes(self) -> list[str]:
-        """The processes of this deployment's runs that do not end."""
-        return eventually_none(self.marked_now)
+        """The processes of this deployment's runs that do not end. CLIs that wait are no run's."""
+        return eventually_none(lambda: [] if len(self._marks()) == self._all_waiting() else self.marked_now())
 
     def marked_now(self) -> list[str]:
-        """The processes of this deployment's runs that are alive."""
-        found = []
+        """The processes that are alive of this deployment's runs, and of CLIs that wait."""
+        return [process for processes in self._marks().values() for process in processes]
+
+    def _marks(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 environ = process.environ()
                 if MARK in environ and environ.get(DEPLOYMENT) == str(self.folder):
-                    found.append(f"{process.pid} {process.name()}")
+                    found.setdefault(environ[MARK], []).append(f"{process.pid} {process.name()}")
         return found
+
+    def _all_waiting(self) -> int:
+        """How many CLIs wait in all workers that are alive."""
+        seen = []
+        for part in self.workers:
+            with contextlib.suppress(httpx.TransportError):
+                if part.url:
+                    seen.append(Seen.at(part.url))
+        return int(sum(one("heartline_warm_processes", kind=kind) for one in seen for kind in ("spare", "kept")))
 
 
 def eventually_none(look: Callable[[], list[str]], seconds: float = 10.0) -> list[str]:

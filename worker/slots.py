@@ -131,7 +131,7 @@ class Slots:
         make = functools.partial(self._make_worker, lane)
         SLOTS.labels(label_of(lane)).set(count)
         SLOTS_BUSY.labels(label_of(lane)).set(0)
-        return [SlotThread(f"{self.name}.{kind}{number}", make) for number in range(1, count + 1)]
+        return [SlotThread(f"{self.name}.{kind}{number}", make, self._done) for number in range(1, count + 1)]
 
     def _make_worker(self, lane: Lane, name: str) -> SlotWorker:
         settings = self._settings
@@ -191,12 +191,12 @@ class Slots:
                 break
         ending = Failed(code="worker_shutdown", message=sentence(self._settings.language, "worker_shutdown"))
         deadline = time.monotonic() + 2 * self._settings.stop_grace_seconds
-        while time.monotonic() < deadline and any(thread.alive for thread in self._threads):
+        while time.monotonic() < deadline and not all(thread.stopped for thread in self._threads):
             for thread in self._threads:
                 thread.stop_run(ending)  # again and again: one may just be about to begin
                 thread.join(0.05)
         self._pool.join(2 * self._settings.stop_grace_seconds)
-        left = sum(thread.alive for thread in self._threads)
+        left = sum(not thread.stopped for thread in self._threads)
         if left:
             end_own(os.getpid())
         logger.info("worker_stopped worker=%s left=%d", self.name, left)

@@ -39,7 +39,7 @@ TASK_WEIGHT = 0.5
 
 class WarmPool:
     """At most `limit` CLIs that wait; no more than half of them are kept ones. One thread of its own starts and ends
-    them, because bubblewrap ends a CLI with the thread that has started it."""
+    them. It lives until the last run has ended: bubblewrap ends a CLI with the thread that has started it."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class WarmPool:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
+        self._over = False
         self._given_at = float("-inf")
         self._short_since: float | None = None
         self._not_before = float("-inf")
@@ -80,13 +81,15 @@ class WarmPool:
             self._thread.start()
 
     def close(self) -> None:
-        """End all that wait; none will be kept any more. Returns at once."""
+        """End all that wait; none will be kept any more. Returns at once, and those that perform go on."""
         with self._lock:
             self._closing = True
         self._wake.set()
 
     def join(self, seconds: float) -> None:
-        """Wait until all have ended."""
+        """The last run has ended: wait until all that were closed have, too."""
+        self._over = True
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -166,7 +169,7 @@ class WarmPool:
     # --- its own thread ---------------------------------------------------------------------------
 
     def _live(self) -> None:
-        while not self._closing:
+        while not self._over:
             self._wake.clear()
             try:
                 pause = self.tend()

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from tests.acceptance.test_conversations_real_cli import Chat, asked, marker
 from tests.conftest import skip_unless_ci
 from tests.deployment import KEYS, Deployment, eventually
-from tests.doubles.anthropic_api import ApiError, ScriptedApi, Text, ToolUse, Turn
+from tests.doubles.anthropic_api import ApiError, Gate, ScriptedApi, Text, ToolUse, Turn
 from tests.sse import Watcher
 from worker.process import marked
 
@@ -273,6 +275,37 @@ def test_none_outlives_its_worker(
         heartline.workers[0].stop(number)
         assert heartline.marked_processes() == []
         heartline.parts.remove(heartline.workers[0])
+
+
+@pytest.mark.parametrize("turn", ["spare", "kept"])
+def test_its_run_ends_in_the_drain_time_whoever_has_started_it(
+    tmp_path: Path, claude_bin: str, api: ScriptedApi, turn: str
+) -> None:
+    """bubblewrap ends a CLI with the thread that has started it, which was another one than performs the run."""
+    first, second, go_on = marker("first"), marker("second"), threading.Event()
+    long = [Text("Wait."), Gate(go_on), Text("Done.")]
+    api.script(first, Turn(*long) if turn == "spare" else Turn(Text("One.")))
+    api.script(second, Turn(*long))
+    with deployed(tmp_path, claude_bin, api, drain_seconds=25, worker_slots=3, warm_processes=2) as heartline:
+        eventually(lambda: heartline.waiting("spare") == 2)
+        with heartline.http() as client:
+
+            def start(prompt: str, parent: str | None) -> str:
+                system = "Be kept." if turn == "kept" else ""  # nobody has asked for that: a slot starts it
+                body = {"prompt": prompt, "model": "agent", "detach": True, "parent": parent, "system": system}
+                return str(client.post("/v1/runs", json={k: v for k, v in body.items() if v}).json()["id"])
+
+            run_id = start(first, None)
+            if turn == "kept":
+                eventually(lambda: heartline.waiting("kept") == 1)
+                run_id = start(second, run_id)
+        eventually(lambda: heartline.run(run_id)["answer"] == "Wait.")
+        assert heartline.cli_of(run_id)[1] == turn
+        heartline.workers[0].process.send_signal(signal.SIGTERM)
+        time.sleep(3)  # the slots without a run stop meanwhile, and the pool
+        go_on.set()
+        eventually(lambda: heartline.run(run_id)["ended_at"])
+        assert heartline.run(run_id)["answer"] == "Wait.\n\nDone."
 
 
 def test_one_that_has_waited_long_enough_ends(tmp_path: Path, claude_bin: str, api: ScriptedApi) -> None:
