@@ -37,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models_file: str = "models.yaml"
     worker_slots: Annotated[int, Meta(ge=1, le=256)] = 4
     task_slots: Annotated[int, Meta(ge=1, le=256)] = 2
+    warm_processes: Annotated[int, Meta(ge=0, le=256)] = 4
+    warm_seconds: Seconds = 600
+    warm_memory_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
     heartbeat_seconds: Seconds = 15
     heartbeat_style: Literal["comment", "dot"] = "comment"
     proxy_idle_seconds: Seconds = 60

@@ -6,6 +6,7 @@ that no process is left.
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ import psutil
 from redis import Redis
 
 from stack.valkey import EmbeddedValkey
+from tests.metrics import Seen
 from worker.process import MARK
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -98,8 +100,10 @@ class Deployment:
             "api_keys": ",".join(f"{name}:{key}" for name, key in KEYS.items()),
             "stop_grace_seconds": 2,
             "drain_seconds": 5,
+            "warm_processes": 0,  # so that a test sees no process but its runs'
             **settings,
         }
+        self.warm = given["warm_processes"] != 0
         # No variable of the machine's but PATH: no test may reach a real account.
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -136,6 +140,7 @@ class Deployment:
         if error is not None:
             self._print_logs()
         else:
+            marked += self.marked_processes()
             assert not marked, f"left behind by runs: {marked}"
 
     def close(self) -> None:
@@ -151,7 +156,12 @@ class Deployment:
     # --- the parts --------------------------------------------------------------------------------
 
     def start_worker(self, **settings: object) -> Part:
-        return self._spawn("worker", settings)
+        if not self.warm:
+            return self._spawn("worker", settings)
+        metrics = f"127.0.0.1:{free_port()}"
+        part = self._spawn("worker", {"worker_metrics_bind": metrics, **settings})
+        part.url = f"http://{metrics}"
+        return part
 
     def start_replica(self, **settings: object) -> Part:
         port = free_port()
@@ -245,19 +255,41 @@ class Deployment:
             found: dict[str, Any] = answer.json()
             return found
 
+    def waiting(self, kind: str) -> int:
+        """How many CLIs wait in the first worker, `spare` or `kept`."""
+        return int(Seen.at(self.workers[0].url)("heartline_warm_processes", kind=kind))
+
+    def cli_of(self, run_id: str) -> tuple[str, str]:
+        """The id of the CLI that performs the run, and how it came to it: cold, spare or kept."""
+        logs = "".join(part.log.read_text(errors="replace") for part in self.workers)
+        cli_id, how = re.findall(rf"cli_taken run_id={run_id} cli=(\w+) how=(\w+)", logs)[-1]
+        return cli_id, how
+
     def marked_processes(self) -> list[str]:
-        """The processes of this deployment's runs that do not end."""
-        return eventually_none(self.marked_now)
+        """The processes of this deployment's runs that do not end. CLIs that wait are no run's."""
+        return eventually_none(lambda: [] if len(self._marks()) == self._all_waiting() else self.marked_now())
 
     def marked_now(self) -> list[str]:
-        """The processes of this deployment's runs that are alive."""
-        found = []
+        """The processes that are alive of this deployment's runs, and of CLIs that wait."""
+        return [process for processes in self._marks().values() for process in processes]
+
+    def _marks(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 environ = process.environ()
                 if MARK in environ and environ.get(DEPLOYMENT) == str(self.folder):
-                    found.append(f"{process.pid} {process.name()}")
+                    found.setdefault(environ[MARK], []).append(f"{process.pid} {process.name()}")
         return found
+
+    def _all_waiting(self) -> int:
+        """How many CLIs wait in all workers that are alive."""
+        seen = []
+        for part in self.workers:
+            with contextlib.suppress(httpx.TransportError):
+                if part.url:
+                    seen.append(Seen.at(part.url))
+        return int(sum(one("heartline_warm_processes", kind=kind) for one in seen for kind in ("spare", "kept")))
 
 
 def eventually_none(look: Callable[[], list[str]], seconds: float = 10.0) -> list[str]:

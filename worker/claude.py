@@ -80,6 +80,7 @@ class Line(msgspec.Struct, frozen=True):
 
     type: str | None = None
     subtype: str | None = None
+    uuid: str | None = None
     session_id: str | None = None
     parent_tool_use_id: str | None = None
     event: StreamEvent | None = None
@@ -158,8 +159,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 class Translator:
     """Turns one run's lines into events. `result` is set once the CLI has given its last word."""
 
-    def __init__(self, run_id: str, max_tool_output_bytes: int) -> None:
+    def __init__(self, run_id: str, max_tool_output_bytes: int, cost_before: float = 0.0) -> None:
+        """`cost_before`: what the CLI's process has cost (US dollars) with the runs that it performed before."""
         self._run_id = run_id
+        self._cost_before = cost_before
         self._max_tool_output = max_tool_output_bytes
         self._streamed: set[str] = set()  # ids of messages whose deltas came: their blocks are repetitions
         self._unconfirmed = 0  # characters of text that no finished block has confirmed yet
@@ -173,6 +176,9 @@ class Translator:
         """What the model's messages have consumed so far: all there is to know of a run that ends without its
         `result`. The cost is not in it."""
         self.result: Result | None = None
+        self.last_entry = ""
+        """The uuid under which the CLI's session holds the last of the model's messages."""
+        self.cost_after = cost_before
 
     def feed(self, line: bytes) -> list[Event]:
         """The events of one line; none for a line that is empty, unknown or broken."""
@@ -190,6 +196,8 @@ class Translator:
             case "stream_event" if line.parent_tool_use_id is None and line.event:
                 return self._stream_event(line.event)
             case "assistant" if line.message:
+                if line.parent_tool_use_id is None:
+                    self.last_entry = line.uuid or ""
                 return self._assistant(line.message, line.parent_tool_use_id)
             case "user" if line.message:
                 return self._tool_results(line.message, line.parent_tool_use_id)
@@ -331,6 +339,7 @@ class Translator:
     def _result(self, line: Line) -> list[Event]:
         kind = line.subtype or ""
         failed = bool(line.is_error) or kind.startswith("error")
+        self.cost_after = max(self._cost_before, line.total_cost_usd or 0.0)  # the CLI counts all its turns together
         reason = line.result or "; ".join(map(str, line.errors or ())) or kind or "unknown"
         self.result = Result(
             is_error=failed,
@@ -339,21 +348,21 @@ class Translator:
             text=line.result or "",
             structured=line.structured,
             stop_reason=line.stop_reason or "end_turn",
-            usage=usage(line),
+            usage=usage(line, self._cost_before),
         )
         if failed or self._characters or line.structured or not line.result:
             return []
         return [self._text(line.result)]  # some answers, a local command's for one, come only here
 
 
-def usage(line: Line) -> Usage:
-    """The result line's numbers."""
+def usage(line: Line, cost_before: float = 0.0) -> Usage:
+    """The result line's numbers. Of these, only the cost is that of all the process's turns (seen with 2.1.329)."""
     tokens = line.usage or Tokens()
     return Usage(
         input_tokens=tokens.all_input,
         cached_input_tokens=tokens.cache_read_input_tokens or 0,
         output_tokens=tokens.output_tokens or 0,
-        cost_usd=line.total_cost_usd or 0.0,
+        cost_usd=max(0.0, (line.total_cost_usd or 0.0) - cost_before),
         turns=line.num_turns or 0,
     )
 

@@ -61,10 +61,17 @@ class Command:
     """What to write to its standard input so that it stops."""
 
 
-INTERRUPT = (
-    json.dumps({"type": "control_request", "request_id": "stop", "request": {"subtype": "interrupt"}}).encode() + b"\n"
-)
+def _interrupt(request_id: str) -> bytes:
+    request = {"type": "control_request", "request_id": request_id, "request": {"subtype": "interrupt"}}
+    return json.dumps(request).encode() + b"\n"
+
+
+INTERRUPT = _interrupt("stop")
 """Makes the CLI abort its tools and give its `result` (seen with 2.1.329: within 10 ms)."""
+
+ARE_YOU_THERE = _interrupt("ready")
+"""The CLI answers with one line when it is up. There is nothing yet to interrupt, and nothing it does later is
+different for it: it prints the same lines and asks the model the same (seen with 2.1.329)."""
 
 
 def prepare(
@@ -81,15 +88,15 @@ def prepare(
     seen_at: Path | None = None,
     denied_tools: Sequence[str] = (),
 ) -> Command:
-    """The command of a run; writes its files into `folder`, which the caller made and removes.
+    """The command of a run, or of a CLI that is to wait for one: its request has no messages yet. Writes its files
+    into `folder`, which the caller made and removes.
 
     With a `session` the CLI goes on from there, else it is given the history; `lasting`: it keeps its own session.
     `seen_at` is where the CLI finds that folder, `denied_tools` what it may not use beside the profile's.
     Raises `ConfigurationError` for a variable that the profile needs and `environ` lacks.
     """
     environment = environment_for(profile, environ)
-    asked = transcript.alternating(request.prompt)[-1]
-    stdin = user_line(asked.text, asked.images)
+    stdin = question(request) if request.messages else b""
     if profile.runner == "diagnostic":
         program = (Path(sys.base_prefix), _DIAGNOSTIC)
         return Command((sys.executable, "-I", str(_DIAGNOSTIC)), stdin, environment, program)
@@ -161,6 +168,12 @@ def environment_for(profile: Profile, environ: Mapping[str, str]) -> dict[str, s
     """What the CLI, and every tool it runs, gets to see of the worker's environment."""
     passed = {name: value for name, value in environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
     return {**passed, **_FIXED, **environment_of(profile, environ)}
+
+
+def question(request: RunRequest) -> bytes:
+    """What is new in the request, as a line for the CLI."""
+    asked = transcript.alternating(request.prompt)[-1]
+    return user_line(asked.text, asked.images)
 
 
 def user_line(prompt: str, images: Sequence[Image] = ()) -> bytes:

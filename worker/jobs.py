@@ -23,7 +23,8 @@ from core.runs import RunStore
 from core.taking_turns import TakingTurns
 from worker.endings import code_of
 from worker.running import ABSENT_SECONDS, CLIENT_GONE, RunningRuns
-from worker.supervisor import Stop, Supervisor, Work
+from worker.starter import Work
+from worker.supervisor import Stop, Supervisor
 from worker.turns import Turn
 from worker.workspace import Workspaces
 

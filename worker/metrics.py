@@ -41,7 +41,9 @@ FIRST_TEXT_SECONDS = Histogram(
     buckets=WAIT_BUCKETS,
 )
 CLI_START_SECONDS = Histogram(
-    "heartline_cli_start_seconds", "From the start of the CLI's process to its session event", buckets=START_BUCKETS
+    "heartline_cli_start_seconds",
+    "From the start of the CLI's process to its session event, where it was started for the run",
+    buckets=START_BUCKETS,
 )
 TOOL_SECONDS = Histogram(
     "heartline_tool_seconds",
@@ -54,23 +56,35 @@ API_RETRIES = Counter(
     "Times the CLI asked the model's API again; status is HTTP's, or none",
     ["profile", "status"],
 )
+CLIS = Counter(
+    "heartline_cli_taken_total",
+    "CLIs given to runs; how is cold (started for it), spare or kept (they waited)",
+    ["how"],
+)
+WARM = Gauge("heartline_warm_processes", "CLIs that wait for a run; kind is spare or kept", ["kind"])
 SLOTS = Gauge("heartline_slots", "Slots of this worker", ["lane"])
 SLOTS_BUSY = Gauge("heartline_slots_busy", "Slots that perform a run now", ["lane"])
 
 
 class Measures:
-    """Measures one run by its events. Made when the CLI's process has been started.
+    """Measures one run by its events. Made when the CLI has been asked.
 
     Waiting times are differences between two hosts' clocks when API and worker are on two.
     """
 
     def __init__(
-        self, run: Run, now: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+        self,
+        run: Run,
+        *,
+        cold: bool = True,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`cold`: the CLI was started for this run, just now."""
         self._run = run
         self._now = now
         self._clock = clock
-        self._cli_started_at: float | None = clock()
+        self._cli_started_at = clock() if cold else None
         self._heard = False
         self._spoken = False
         self._tools: dict[str, tuple[str, float]] = {}

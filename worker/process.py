@@ -53,7 +53,7 @@ class Process:
     ) -> None:
         """Start it and write `stdin`, which stays open until `finish_input`. Raises `OSError`.
 
-        `farewell` is what to write to it, if anything, so that it stops.
+        Its processes carry `run_id` as their mark. `farewell` is what to write to it, if anything, so that it stops.
         """
         self._run_id = run_id
         self._farewell = farewell
@@ -125,6 +125,10 @@ class Process:
                 break
         return []
 
+    def write(self, line: bytes) -> None:
+        """Write a further line to its standard input, without waiting."""
+        self._outbox.put(line)
+
     def wake(self) -> None:
         """Make a waiting `lines` return, from another thread."""
         with contextlib.suppress(OSError):  # it is awake already, or it is over
@@ -133,6 +137,24 @@ class Process:
     def finish_input(self) -> None:
         """Close its standard input: no further turn will come."""
         self._outbox.put(_END)
+
+    def is_quiet(self) -> bool:
+        """Whether it lives and has printed nothing that was not read. Takes what it has printed."""
+        return self.lines(0) == [] and self.returncode is None
+
+    def is_alone(self, layers: int) -> bool:
+        """Whether nothing that it started is left; `layers` is how many processes lie around the CLI itself."""
+        family = descendants(self.pid)
+        known = {self.pid, *(process.pid for process in family)}
+        return len(family) == layers and all(process.pid in known for process in marked(self._run_id))
+
+    def memory(self) -> int:
+        """Resident bytes of it and what it has started."""
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            for process in (psutil.Process(self.pid), *descendants(self.pid)):
+                total += process.memory_info().rss
+        return total
 
     def wait(self, seconds: float) -> bool:
         """Whether it has exited within `seconds`."""

@@ -79,6 +79,10 @@ class Sandbox(Protocol):
     def denied_tools(self) -> tuple[str, ...]:
         """Rules for the tools that work inside the CLI, where no wall stands between them and its secrets."""
 
+    @property
+    def layers(self) -> int:
+        """How many processes of its own lie around the CLI's."""
+
     def describe(self) -> str:
         """What it is, and what falls short, in one line."""
 
@@ -97,6 +101,7 @@ class NoSandbox:
 
     cuts_network = False
     denied_tools = ()
+    layers = 0
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -123,6 +128,7 @@ class Bubblewrap:
     """The CLI runs in namespaces of its own, made by `bwrap`."""
 
     denied_tools = ("Read(//proc/*/environ)", f"Read(/{GIVEN}/**)", f"Edit(/{GIVEN}/**)")
+    layers = 2
 
     def __init__(self, program: str, environ: Mapping[str, str], no_tool_wall: str = "") -> None:
         """`no_tool_wall`: why bubblewrap does not work inside bubblewrap here, if it does not."""

@@ -2,12 +2,13 @@
 
 The CLI writes a session below its own folder, as `projects/<working directory>/<session id>.jsonl`, and reads one
 from anywhere (`--resume FILE --fork-session`): the new session holds the old one's turns and its own (seen with
-2.1.329). It has written all of it when it exits.
+2.1.329). It has written all of it when it exits, and usually before it prints its `result`.
 """
 
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -23,27 +24,46 @@ class Sessions:
         path = self._path(run_id)
         return path if path.is_file() else None
 
-    def keep(self, run_id: str, config: Path) -> None:
-        """Take a run's session from the CLI's folder `config`. Raises `OSError`."""
-        for written in config.glob(f"projects/*/{UUID(run_id)}.jsonl"):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            arriving = self._path(run_id).with_suffix(".part")
+    def keep(self, run_id: str, session_id: str, config: Path) -> None:
+        """Keep the session of a CLI that has exited, from its folder `config`, as the run's. Raises `OSError`."""
+        for written in _written(session_id, config):
+            arriving = self._arriving(run_id)
             shutil.move(written, arriving)
             os.replace(arriving, self._path(run_id))
             _remove_if_empty(written.parent)
+
+    def copy(self, run_id: str, session_id: str, config: Path, last_entry: str) -> bool:
+        """Keep a copy of the session of a CLI that lives on; False while the CLI has not written all of it, up to
+        the entry with the uuid `last_entry`. Raises `OSError`."""
+        for written in _written(session_id, config):
+            content = written.read_bytes()
+            if last_entry and last_entry.encode() in content and content.endswith(b"\n"):
+                arriving = self._arriving(run_id)
+                arriving.write_bytes(content)
+                os.replace(arriving, self._path(run_id))
+                return True
+        return False
+
+    def _arriving(self, run_id: str) -> Path:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._path(run_id).with_suffix(".part")
 
     def _path(self, run_id: str) -> Path:
         return self._folder / f"{run_id}.jsonl"
 
 
-def discard(run_id: str, config: Path) -> None:
-    """Remove what the CLI has kept of a run in its folder. Raises `OSError`."""
-    for path in config.glob(f"projects/*/{UUID(run_id)}*"):
+def discard(session_id: str, config: Path) -> None:
+    """Remove what the CLI has kept of a session in its folder. Raises `OSError`."""
+    for path in config.glob(f"projects/*/{UUID(session_id)}*"):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
         _remove_if_empty(path.parent)
+
+
+def _written(session_id: str, config: Path) -> Iterator[Path]:
+    return config.glob(f"projects/*/{UUID(session_id)}.jsonl")
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -175,23 +175,29 @@ class SlotWorker(SimpleWorker):
 
 
 class SlotThread:
-    """One slot: a thread that runs RQ workers one after the other until it is told to stop."""
+    """One slot: a thread that runs RQ workers one after the other until it is told to stop.
 
-    def __init__(self, name: str, make: Callable[[str], SlotWorker]) -> None:
+    The thread itself ends when all runs have ended, in any slot: bubblewrap ends a CLI with the thread that has
+    started it, and a CLI that is kept performs its next run in another slot.
+    """
+
+    def __init__(self, name: str, make: Callable[[str], SlotWorker], all_over: threading.Event) -> None:
         self._name = name
         self._make = make
+        self._all_over = all_over
         self._stopping = threading.Event()
+        self._stopped = threading.Event()
         self.worker: SlotWorker | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._live, name=name, daemon=True).start()
 
     @property
     def busy(self) -> bool:
         return self.worker is not None and self.worker.current is not None
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+    def stopped(self) -> bool:
+        """Whether it has ended its last run."""
+        return self._stopped.is_set()
 
     def finish_soon(self) -> None:
         self._stopping.set()
@@ -204,7 +210,15 @@ class SlotThread:
             stop.request(ending)
 
     def join(self, seconds: float) -> None:
-        self._thread.join(seconds)
+        """Wait for that."""
+        self._stopped.wait(seconds)
+
+    def _live(self) -> None:
+        try:
+            self._run()
+        finally:
+            self._stopped.set()
+            self._all_over.wait()
 
     def _run(self) -> None:
         """RQ ends its loop on almost any Redis error: begin a new one."""

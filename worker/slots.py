@@ -30,12 +30,15 @@ from core.settings import Settings
 from core.taking_turns import TakingTurns
 from core.usage import UsageBook
 from worker import jobs
+from worker.clis import Clis
 from worker.metrics import SLOTS, SLOTS_BUSY
 from worker.recovery import close_dead_slots, end_own, sweep_orphans
 from worker.running import RunningRuns
 from worker.sandbox import NO_SANDBOX, Sandbox
 from worker.slot import SlotThread, SlotWorker
+from worker.starter import Starter
 from worker.supervisor import Supervisor
+from worker.warm import WarmPool
 from worker.workspace import Workspaces
 
 logger = logging.getLogger(__name__)
@@ -63,8 +66,6 @@ class Slots:
         self._settings = settings
         self._sandbox = sandbox
         self._profiles = profiles
-        self._claude_bin = claude_bin
-        self._environ = environ
         self._redis = connect(settings.redis_url)
         self._liveness = Liveness(self._redis)
         self._leases = Leases(self._redis)
@@ -74,6 +75,16 @@ class Slots:
         self._workspaces = Workspaces(
             settings.state, settings.workspace_ttl_seconds, settings.workspaces_max_bytes, settings.log_ttl_seconds
         )
+        starter = Starter(claude_bin, self._workspaces, environ, sandbox)
+        self._pool = WarmPool(
+            starter,
+            profiles,
+            limit=settings.warm_processes,
+            max_bytes=settings.warm_memory_bytes,
+            idle_seconds=settings.warm_seconds,
+            grace_seconds=settings.stop_grace_seconds,
+        )
+        self._clis = Clis(starter, self._pool, self._workspaces, settings.stop_grace_seconds)
         self._stopping = threading.Event()
         self._hurry = threading.Event()
         self._done = threading.Event()
@@ -93,6 +104,7 @@ class Slots:
             *self._start(Lane.RUNS, "slot", self._settings.worker_slots),
             *self._start(Lane.TASKS, "task", self._settings.task_slots if self._profiles.task else 0),
         ]
+        self._pool.start()
         confined = self._sandbox.describe()
         logger.info("worker_started worker=%s slots=%d sandbox=%s", self.name, len(self._threads), confined)
         duties = threading.Thread(target=self._do_duties, name=f"{self.name}.duties")
@@ -119,7 +131,7 @@ class Slots:
         make = functools.partial(self._make_worker, lane)
         SLOTS.labels(label_of(lane)).set(count)
         SLOTS_BUSY.labels(label_of(lane)).set(0)
-        return [SlotThread(f"{self.name}.{kind}{number}", make) for number in range(1, count + 1)]
+        return [SlotThread(f"{self.name}.{kind}{number}", make, self._done) for number in range(1, count + 1)]
 
     def _make_worker(self, lane: Lane, name: str) -> SlotWorker:
         settings = self._settings
@@ -135,14 +147,7 @@ class Slots:
             running=self._running,
             workspaces=self._workspaces,
             taking_turns=TakingTurns(redis),
-            supervisor=Supervisor(
-                settings,
-                self._claude_bin,
-                self._workspaces,
-                Nodes(redis, settings.workspace_ttl_seconds),
-                self._environ,
-                self._sandbox,
-            ),
+            supervisor=Supervisor(settings, self._clis, self._workspaces, Nodes(redis, settings.workspace_ttl_seconds)),
         )
         return SlotWorker(slot, lane, settings.redis_url, RQ_RETRIES)
 
@@ -174,6 +179,7 @@ class Slots:
         self._janitor.tidy()
 
     def _drain(self) -> None:
+        self._pool.close()
         with contextlib.suppress(*AWAY):
             self._liveness.leave(self.name)
         for thread in self._threads:
@@ -186,11 +192,12 @@ class Slots:
                 break
         ending = Failed(code="worker_shutdown", message=sentence(self._settings.language, "worker_shutdown"))
         deadline = time.monotonic() + 2 * self._settings.stop_grace_seconds
-        while time.monotonic() < deadline and any(thread.alive for thread in self._threads):
+        while time.monotonic() < deadline and not all(thread.stopped for thread in self._threads):
             for thread in self._threads:
                 thread.stop_run(ending)  # again and again: one may just be about to begin
                 thread.join(0.05)
-        left = sum(thread.alive for thread in self._threads)
+        self._pool.join(2 * self._settings.stop_grace_seconds)
+        left = sum(not thread.stopped for thread in self._threads)
         if left:
             end_own(os.getpid())
         logger.info("worker_stopped worker=%s left=%d", self.name, left)

@@ -8,9 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -20,23 +18,16 @@ from core.events import Cancelled, Completed, Event, Failed, Terminal
 from core.log import Writer
 from core.nodes import Nodes
 from core.profiles import Profile
-from core.run import Run, RunRequest
 from core.settings import Settings
-from worker import command
-from worker.answer_file import AnswerFile
 from worker.claude import Result, Translator
+from worker.clis import RESULT_GRACE_SECONDS, Clis
 from worker.deadlines import Deadlines
 from worker.endings import Endings, code_of
 from worker.metrics import QUEUE_SECONDS, Measures
-from worker.process import Process
-from worker.sandbox import NO_SANDBOX, Sandbox
-from worker.sessions import Sessions, discard
-from worker.workspace import Folders, Workspaces
+from worker.starter import StartedCli, Work
+from worker.workspace import Workspaces
 
 logger = logging.getLogger(__name__)
-
-RESULT_GRACE_SECONDS = 2.0
-"""How long a CLI may take to exit after its `result`: some versions hang there (claude-code#25629)."""
 
 
 class Stop:
@@ -67,44 +58,21 @@ class Stop:
                 self._wake = None
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a supervisor is given."""
-
-    run: Run
-    request: RunRequest
-    profile: Profile
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What a run was given to work with; `config` is where its CLI keeps its session, `measures` began with it."""
-
-    folders: Folders
-    answer_file: AnswerFile | None
-    config: Path
-    measures: Measures
-
-
 class Supervisor:
     """Performs runs, one at a time, for one slot."""
 
     def __init__(
         self,
         settings: Settings,
-        claude_bin: str,
+        clis: Clis,
         workspaces: Workspaces,
         nodes: Nodes,
-        environ: Mapping[str, str],
-        sandbox: Sandbox = NO_SANDBOX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._claude_bin = claude_bin
+        self._clis = clis
         self._workspaces = workspaces
         self._nodes = nodes
-        self._environ = environ
-        self._sandbox = sandbox
         self._clock = clock
         self._endings = Endings(settings.language)
 
@@ -133,85 +101,72 @@ class Supervisor:
         return ending
 
     def _run(self, work: Work, writer: Writer, stop: Stop) -> Terminal:
+        ending = self._answer(work, writer, stop, may_have_waited=True)
+        while ending is None:
+            logger.warning("waiting_cli_died run_id=%s", work.run.id)
+            ending = self._answer(work, writer, stop, may_have_waited=False)
+        return ending
+
+    def _answer(self, work: Work, writer: Writer, stop: Stop, *, may_have_waited: bool) -> Terminal | None:
+        """None when a CLI that had waited died before it said a word: nothing has been done yet."""
         try:
-            process, given = self._start(work)
+            cli = self._clis.take(work, may_have_waited=may_have_waited)
         except (OSError, ConfigurationError) as error:
             logger.error("cli_not_started run_id=%s error=%s", work.run.id, error)
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            ending: Terminal = self._endings.failed("cli_missing", reason=f"{reason}.")
-            writer.finish(ending)
-            return ending
-        patience = 0.0
+            failed = self._endings.failed("cli_missing", reason=f"{reason}.")
+            writer.finish(failed)
+            return failed
+        translator = Translator(work.run.id, self._settings.max_tool_output_bytes, cli.cost_usd)
+        completed = False
         try:
-            with stop.waking(process.wake):
-                ending = self._follow(work, process, writer, stop, given)
+            with stop.waking(cli.process.wake):
+                ending = self._follow(work, cli, translator, writer, stop)
+            if ending is None:
+                return None
             if isinstance(ending, Completed):
-                patience = RESULT_GRACE_SECONDS
                 self._nodes.file(work.run, work.request, writer.answer.text)  # first: who has read the end may ask on
             writer.finish(ending)
+            completed = isinstance(ending, Completed)
         finally:
-            process.close(self._settings.stop_grace_seconds, patience)
-            _put_away(work.run.id, given, keep=patience > 0)
+            cli.cost_usd = translator.cost_after
+            self._clis.give_back(cli, work, completed=completed, last_entry=translator.last_entry)
         return ending
 
-    def _start(self, work: Work) -> tuple[Process, _Given]:
-        """Raises `OSError` or `ConfigurationError`."""
-        run, profile = work.run, work.profile
-        folders = self._workspaces.open(run, profile.directory)
-        declared = profile.answer_file
-        answer_file = AnswerFile(folders.workspace, declared, run.id) if declared else None
-        prepared = command.prepare(
-            run.id,
-            work.request,
-            profile,
-            self._claude_bin,
-            folders.private,
-            self._environ,
-            answer_file=answer_file,
-            session=_session(run, folders.sessions),
-            lasting=folders.sessions is not None,
-            seen_at=self._sandbox.inside(folders.private),
-            denied_tools=self._sandbox.denied_tools,
-        )
-        confined = self._sandbox.wrap(prepared, workspace=folders.workspace, private=folders.private, profile=profile)
-        process = Process(
-            confined.argv,
-            stdin=confined.stdin,
-            cwd=folders.workspace,
-            environment=confined.environment,
-            run_id=run.id,
-            farewell=confined.farewell,
-        )
-        config = self._sandbox.config(folders.private, confined.environment)
-        return process, _Given(folders, answer_file, config, Measures(run))
-
-    def _follow(self, work: Work, process: Process, writer: Writer, stop: Stop, given: _Given) -> Terminal:
-        """Relay the process's lines until something ends the run; says what, and what was consumed."""
-        translator = Translator(work.run.id, self._settings.max_tool_output_bytes)
-        ending = self._translate(work, process, writer, stop, given, translator)
-        return ending if translator.result else msgspec.structs.replace(ending, usage=translator.spent)
+    def _follow(
+        self, work: Work, cli: StartedCli, translator: Translator, writer: Writer, stop: Stop
+    ) -> Terminal | None:
+        """Relay the CLI's lines until something ends the run; says what, and what was consumed."""
+        measures = Measures(work.run, cold=not cli.waited)
+        ending = self._translate(work, cli, translator, writer, stop, measures)
+        if ending is None or translator.result:
+            return ending
+        return msgspec.structs.replace(ending, usage=translator.spent)
 
     def _translate(
         self,
         work: Work,
-        process: Process,
+        cli: StartedCli,
+        translator: Translator,
         writer: Writer,
         stop: Stop,
-        given: _Given,
-        translator: Translator,
-    ) -> Terminal:
-        deadlines = self._deadlines(work.profile)
-        aside = given.answer_file is not None or bool(work.request.schema)  # the answer is not what the model says
+        measures: Measures,
+    ) -> Terminal | None:
+        process, deadlines, heard = cli.process, self._deadlines(work.profile), False
+        aside = cli.answer_file is not None or bool(work.request.schema)  # the answer is not what the model says
         while True:
             lines = process.lines(deadlines.left(self._clock()))
             new = [event for line in lines or () for event in translator.feed(line)]
             if lines:
+                heard = True
                 deadlines.heard(new, self._clock())
             said = _thinking_aloud(new) if aside else new
             writer.append(said)
-            given.measures.see(said)
+            measures.see(said)
             if translator.result is not None:
-                return self._conclude(translator.result, work, writer, given)
+                return self._conclude(translator.result, work, cli, writer, measures)
+            if lines is None and cli.waited and not heard and stop.ending is None:
+                return None
             if lines is None:
                 process.wait(RESULT_GRACE_SECONDS)
                 return self._endings.without_result(process.returncode, process.stderr(RESULT_GRACE_SECONDS))
@@ -222,7 +177,7 @@ class Supervisor:
             if translator.answer_bytes > self._settings.max_answer_bytes:
                 return self._endings.answer_too_long(self._settings.max_answer_bytes)
 
-    def _conclude(self, result: Result, work: Work, writer: Writer, given: _Given) -> Terminal:
+    def _conclude(self, result: Result, work: Work, cli: StartedCli, writer: Writer, measures: Measures) -> Terminal:
         ending = self._endings.of_result(result, work.profile)
         if not isinstance(ending, Completed):
             return ending
@@ -232,15 +187,15 @@ class Supervisor:
                 return self._endings.failed("no_structured_answer", result.usage)
             if len(answer.encode()) > self._settings.max_answer_bytes:  # half of it would be no JSON
                 return self._endings.answer_too_long(self._settings.max_answer_bytes, result.usage)
-        elif given.answer_file is not None:
-            answer = given.answer_file.read(self._settings.max_answer_bytes) or result.text
+        elif cli.answer_file is not None:
+            answer = cli.answer_file.read(self._settings.max_answer_bytes) or result.text
             if not answer:
                 return self._endings.failed("no_answer_file", result.usage)
         else:
             return ending
         whole = [events.Text(text=answer)]
         writer.append(whole)
-        given.measures.see(whole)
+        measures.see(whole)
         return ending
 
     def _deadlines(self, profile: Profile) -> Deadlines:
@@ -250,28 +205,6 @@ class Supervisor:
             stall_seconds=self._settings.stall_timeout_seconds,
             tool_seconds=self._settings.tool_timeout_seconds,
         )
-
-
-def _session(run: Run, sessions: Sessions | None) -> Path | None:
-    """The session that the run goes on from, if it is to, and if it is here."""
-    if sessions is None or run.place is None or run.place.parent is None:
-        return None
-    session = sessions.of(run.place.parent)
-    if session is None:
-        logger.warning("session_not_here run_id=%s parent=%s", run.id, run.place.parent)
-    return session
-
-
-def _put_away(run_id: str, given: _Given, *, keep: bool) -> None:
-    """Keep the session of a run that completed, and remove what else its CLI has left."""
-    if given.folders.sessions is None:
-        return
-    try:
-        if keep:
-            given.folders.sessions.keep(run_id, given.config)
-        discard(run_id, given.config)
-    except OSError as error:  # the next turn gets the history instead
-        logger.warning("session_not_kept run_id=%s error=%s", run_id, error)
 
 
 def _thinking_aloud(new: list[Event]) -> list[Event]:

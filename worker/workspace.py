@@ -8,7 +8,6 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from core.run import Run
@@ -18,20 +17,12 @@ from worker.turns import Turn, Turns
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Folders:
-    """A run's: where it works, what only the CLI should read, and the sessions of its conversation, if it has one."""
-
-    workspace: Path
-    private: Path
-    sessions: Sessions | None
-
-
 class Workspaces:
-    """Makes and removes runs' folders.
+    """Makes and removes the folders of runs and of their CLIs.
 
     Below `workspaces`, each conversation has a folder with its `files`, where its runs work one after the other,
-    and its `sessions`. A run that belongs to none has a workspace that goes with it.
+    and its `sessions`. A run that belongs to none has a workspace that goes with it. Below `runs`, each CLI has a
+    folder with what only it should read; one that was started before its run has a workspace below `spares`.
     """
 
     def __init__(self, state: Path, keep_seconds: float, max_bytes: int, private_seconds: float = 86400) -> None:
@@ -39,6 +30,7 @@ class Workspaces:
         together may grow before the oldest go; `private_seconds`: longer than any run takes."""
         self._workspaces = state / "workspaces"
         self._private = state / "runs"
+        self._spares = state / "spares"
         self._turns = Turns(state / "turns")
         self._keep_seconds = keep_seconds
         self._max_bytes = max_bytes
@@ -50,30 +42,58 @@ class Workspaces:
         lasting = directory is not None or run.place is not None
         return self._turns.take(_name(directory) if directory else _home(run), lasting=lasting)
 
-    def open(self, run: Run, directory: str | None = None) -> Folders:
-        """The run's folders, made if need be. It must have its turn. Raises `OSError`."""
+    def open(self, run: Run, directory: str | None = None) -> Path:
+        """The run's workspace, made if need be. It must have its turn. Raises `OSError`."""
         home = self._workspaces / _home(run)
-        files, private = home / "files", self._private / _safe(run.id)
-        for folder in (files, private):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files = _made(home / "files")
         os.utime(home)
-        sessions = Sessions(home / "sessions") if run.place else None
-        return Folders(Path(directory) if directory else files, private, sessions)
+        return Path(directory) if directory else files
+
+    def sessions(self, run: Run) -> Sessions | None:
+        """The sessions of the run's conversation, if it belongs to one."""
+        return Sessions(self._workspaces / _home(run) / "sessions") if run.place else None
 
     def close(self, run: Run) -> None:
-        """Remove what the run was given, and its workspace if that was its own."""
-        _delete(self._private / _safe(run.id))
+        """Remove the run's workspace if it was its own."""
         home = self._workspaces / _home(run)
         if run.place is None:
             _delete(home)
         with contextlib.suppress(FileNotFoundError):
             os.utime(home)
 
+    def private(self, cli_id: str) -> Path:
+        """A folder for one CLI, which no other run sees. Raises `OSError`."""
+        return _made(self._private / _safe(cli_id))
+
+    def spare(self, cli_id: str) -> Path:
+        """A workspace for a CLI that has no run yet. Raises `OSError`."""
+        return _made(self._spares / _safe(cli_id) / "files")
+
+    def move_in(self, cli_id: str, run: Run) -> Path | None:
+        """Make a spare's workspace, with the CLI that works in it, the one of the run's conversation; None when
+        that has files already. The run must have its turn.
+
+        A process keeps its working directory when that is renamed, and bubblewrap its mount; a name of it that was
+        read before leads to the new place.
+        """
+        spare, home = self._spares / _safe(cli_id) / "files", self._workspaces / _home(run)
+        try:
+            os.rename(spare, home / "files")  # takes an empty folder's place, and no other's
+            os.symlink(home / "files", spare)
+        except OSError:
+            return None
+        return home / "files"
+
+    def remove(self, cli_id: str) -> None:
+        """Remove what belongs to one CLI, and what it was given as a spare."""
+        _delete(self._private / _safe(cli_id))
+        _delete(self._spares / _safe(cli_id))
+
     def sweep(self) -> int:
         """Remove conversations that have been left alone for long enough, the oldest ones sooner when all together
         are too large, and what killed workers left behind; returns how many folders."""
         now, removed, total = time.time(), 0, 0
-        for folder, age in _by_age(self._private, now):
+        for folder, age in (*_by_age(self._private, now), *_by_age(self._spares, now)):
             if age > self._private_seconds:
                 _delete(folder)
                 removed += 1
@@ -93,6 +113,11 @@ class Workspaces:
         _delete(folder)
         turn.release()
         return True
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def _home(run: Run) -> str:

@@ -295,8 +295,8 @@ def test_a_stop_lets_the_cli_end_by_itself(tmp_path: Path, claude_bin: str, api:
     confined = _whole(tmp_path, claude_bin) if sandbox == "bwrap" else NoSandbox("for comparison")
     run_id = new_id()
     run = Run(id=run_id, owner="alice", profile="agent", model="agent", created_at=1.0)
-    folders = Workspaces(tmp_path, 1000, 1 << 30).open(run)
-    workspace, private = folders.workspace, folders.private
+    workspaces = Workspaces(tmp_path, 1000, 1 << 30)
+    workspace, private = workspaces.open(run), workspaces.private(run_id)
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": api.base_url}
     environ["ANTHROPIC_API_KEY"] = KEY
     profile = Profile(id="agent", model="sonnet", allowed_tools=("Bash",))

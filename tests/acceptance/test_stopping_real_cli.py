@@ -13,6 +13,7 @@ from tests import sse
 from tests.deployment import KEYS, Deployment, chat, eventually
 from tests.doubles.anthropic_api import ScriptedApi, Text, ToolUse, Turn
 from tests.sse import Watcher
+from worker.process import marked
 
 PROMPT = "take your time"
 SLEEP = "4242"  # seconds: a number that finds the tool's process
@@ -63,6 +64,7 @@ def kill_worker(heartline: Deployment, watcher: Watcher) -> None:
     heartline.start_worker()
 
 
+@pytest.mark.parametrize("warm", [0, 2])
 @pytest.mark.parametrize("sandbox", ["auto", "off"])
 @pytest.mark.parametrize(
     ("stop", "ending"),
@@ -81,24 +83,30 @@ def test_nothing_is_left_of_a_long_tool(
     stop: Callable[[Deployment, Watcher], None],
     ending: str,
     sandbox: str,
+    warm: int,
 ) -> None:
     with Deployment(
         tmp_path,
         claude_bin=claude_bin,
         environment={"ANTHROPIC_BASE_URL": api.base_url},
         sandbox=sandbox,
+        warm_processes=warm,
         disconnect_grace_seconds=0.5,
         stop_grace_seconds=1,
     ) as heartline:
+        if warm:
+            eventually(lambda: heartline.waiting("spare") == warm)
         with heartline.http() as client:
             body = {"prompt": PROMPT, "model": "agent", "detach": False}
             run_id = client.post("/v1/runs", json=body).json()["id"]
         watcher = Watcher(run_id, KEYS["alice"])
         watcher.connect(heartline.replicas[0].url)
         eventually(lambda: len(sleeping()) == 2, what="the tool and its daemon run")
+        cli_id, how = heartline.cli_of(run_id)
+        assert how == ("spare" if warm else "cold")
         stop(heartline, watcher)
         eventually(lambda: not sleeping(), seconds=15, what="the tool and its daemon are gone")
-        assert heartline.marked_processes() == []
+        eventually(lambda: not list(marked(cli_id)), seconds=15, what="and so is the CLI")
         if stop is not leave:
             watcher.join()
         run = eventually(lambda: (found := heartline.run(run_id))["ended_at"] and found)

@@ -124,7 +124,13 @@ class Scene:
 @contextlib.contextmanager
 def staged(plan: Plan, folder: Path) -> Iterator[Scene]:
     """A deployment of two replicas and two workers, for one performance."""
-    settings = {"worker_slots": 4, "heartbeat_seconds": 1, "max_queued_runs_per_key": 1000, "models_file": MODELS}
+    settings = {
+        "worker_slots": 4,
+        "warm_processes": 2,
+        "heartbeat_seconds": 1,
+        "max_queued_runs_per_key": 1000,
+        "models_file": MODELS,
+    }
     with (
         ScriptedApi() as api,
         Deployment(

@@ -71,12 +71,12 @@ class Stage:
         ]
 
     def processes(self, run_id: str) -> list[psutil.Process]:
-        """What of a run is alive."""
-        found = []
+        """What is alive of the CLI that performs a run, and of what that has started."""
+        mark, found = self.heartline.cli_of(run_id)[0], []
         for process in psutil.process_iter():
             try:
                 environ = process.environ()
-                if environ.get(MARK) == run_id and environ.get(DEPLOYMENT) == str(self.heartline.folder):
+                if environ.get(MARK) == mark and environ.get(DEPLOYMENT) == str(self.heartline.folder):
                     found.append(process)
             except psutil.Error:
                 continue
@@ -128,6 +128,7 @@ def _stage(tmp_path_factory: pytest.TempPathFactory, claude_bin: str) -> Iterato
             environment={"ANTHROPIC_BASE_URL": api.base_url, "CLAUDE_CODE_MAX_RETRIES": "1"},
             models_file=Path(__file__).parent / "models.yaml",
             worker_slots=SLOTS,
+            warm_processes=4,
             disconnect_grace_seconds=1,
         ) as heartline,
         Caddy(folder / "caddy", [replica.url for replica in heartline.replicas]) as proxy,

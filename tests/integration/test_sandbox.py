@@ -57,8 +57,7 @@ def run(sandbox: Sandbox, state: Path) -> Iterator[Run]:
 
     def run(script: str, profile: Profile = PLAIN, tool: bool = False, **environment: str) -> Process:
         owned = Owned(id=new_id(), owner="alice", profile="plain", model="plain", created_at=1.0)
-        folders = workspaces.open(owned)
-        workspace, private = folders.workspace, folders.private
+        workspace, private = workspaces.open(owned), workspaces.private(owned.id)
         argv = ("/bin/sh", "-c", '/heartline/tool-shell "$0"', script) if tool else (SHELL, "-c", script)
         command = Command(argv, b"", {"PATH": os.environ["PATH"], **environment})
         confined = sandbox.wrap(command, workspace=workspace, private=private, profile=profile)
@@ -70,6 +69,7 @@ def run(sandbox: Sandbox, state: Path) -> Iterator[Run]:
     for owned, process in started:
         process.close(2)
         workspaces.close(owned)
+        workspaces.remove(owned.id)
         assert list(marked(owned.id)) == []
 
 

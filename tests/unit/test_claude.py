@@ -902,3 +902,27 @@ def test_no_word_is_lost_for_a_usage_that_is_none(usage: Any) -> None:
     run = Run(*spent_message(usage, usage))
     assert run.answer == "hi"
     assert run.translator.spent == events.Usage(turns=1)
+
+
+# A process that performs several runs.
+
+
+def test_the_cost_is_that_of_this_run_alone() -> None:
+    first = Translator("run", 1000)
+    first.feed(line("result", subtype="success", total_cost_usd=0.25, usage={"input_tokens": 10}, num_turns=1))
+    second = Translator("run", 1000, cost_before=first.cost_after)
+    second.feed(line("result", subtype="success", total_cost_usd=0.75, usage={"input_tokens": 20}, num_turns=2))
+    assert first.result is not None
+    assert second.result is not None
+    assert (first.result.usage.cost_usd, second.result.usage.cost_usd) == (0.25, 0.5)
+    assert (second.result.usage.input_tokens, second.result.usage.turns, second.cost_after) == (20, 2, 0.75)
+
+
+def test_the_last_entry_is_the_models_last_word_and_no_sub_agents() -> None:
+    translator = Translator("run", 1000)
+    assert translator.last_entry == ""
+    for uuid, parent in (("one", None), ("two", None), ("three", "toolu_1")):
+        message = {"id": "m", "model": "sonnet", "content": [text_block("x")]}
+        said = {"type": "assistant", "message": message, "parent_tool_use_id": parent, "uuid": uuid}
+        translator.feed(json.dumps(said).encode())
+    assert translator.last_entry == "two"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.errors import ConfigurationError
 from core.profiles import Profile
 from core.run import Image, Message, RunRequest
-from worker.command import Command, arguments, environment_for, prepare, user_line
+from worker.command import Command, arguments, environment_for, prepare, question, user_line
 
 RUN_ID = "0123456789abcdef0123456789abcdef"
 PLAIN = Profile(id="plain")
@@ -287,3 +287,15 @@ def test_the_diagnostic_runs_without_the_cli_and_without_files(folder: Path) -> 
     assert Path(command.argv[-1]).is_file()
     assert list(folder.iterdir()) == []
     assert text_of(command.stdin) == "c"
+
+
+# One that is started before it is asked.
+
+
+def test_without_messages_nothing_is_asked_and_the_rest_is_the_same(folder: Path) -> None:
+    asked_now, asked_later = asked("hi", system="Be brief."), RunRequest(messages=(), system="Be brief.")
+    now, later = prepared(folder, asked_now), prepared(folder, asked_later)
+    assert later.argv == now.argv
+    assert later.environment == now.environment
+    assert later.stdin == b""
+    assert question(asked_now) == now.stdin

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.run import new_id
+from tests.deployment import eventually
 from tests.doubles import fake_claude
 from worker import process as process_module
 from worker.process import MARK, MAX_STDERR_BYTES, OWNER, Lines, Process, marked, sweep
@@ -494,3 +495,47 @@ def test_waking_is_heard_also_while_a_line_is_not_whole(start: Start) -> None:
     assert process.lines(SECONDS) == []
     process.close(SECONDS)
     process.wake()
+
+
+# One that waits.
+
+
+def test_it_can_be_asked_again(start: Start) -> None:
+    process = start(*FAKE)
+    assert process.is_quiet()
+    for text in ("one", "two"):
+        process.write(prompt(text))
+        found: list[bytes] = []
+        while not any(b'"result"' in line for line in found):
+            found += process.lines(SECONDS) or []
+        assert any(text.encode() in line for line in found)
+    assert process.is_quiet()
+
+
+def test_one_that_has_more_to_say_or_has_ended_is_not_quiet(start: Start) -> None:
+    talking = start(*code("print('x', flush=True); input()"))
+    eventually(lambda: not talking.is_quiet())
+    ended = start(*code("pass"))
+    eventually(lambda: not ended.is_quiet())
+    assert not ended.is_quiet()
+
+
+def test_one_with_a_child_or_a_daemon_is_not_alone(start: Start, claude: Start) -> None:
+    assert start(*code("input()")).is_alone(0)
+    parent = claude(child=60)
+    eventually(lambda: not parent.is_alone(0))
+    assert parent.is_alone(1)
+    daemon = (
+        "import subprocess, sys; subprocess.Popen(['sh', '-c', 'setsid sleep 60 &']).wait(); print(flush=True); input()"
+    )
+    orphaned = start(*code(daemon), PATH=os.environ["PATH"])
+    assert orphaned.lines(SECONDS) == [b"\n"]
+    assert not orphaned.is_alone(0)
+
+
+def test_its_memory_is_that_of_the_whole_tree(start: Start) -> None:
+    one = start(*code("input()"))
+    two = start(*code("import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"))
+    eventually(lambda: two.memory() > 1.5 * one.memory() > 0)
+    one.close(SECONDS)
+    assert one.memory() == 0

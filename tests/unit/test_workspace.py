@@ -34,27 +34,27 @@ def everything(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.parent != folder)
 
 
-def test_a_run_gets_two_folders_below_the_state_folder(workspaces: Workspaces, folder: Path) -> None:
-    alone = run()
-    opened = workspaces.open(alone)
-    assert opened.workspace == folder / "workspaces" / alone.id / "files"
-    assert opened.private == folder / "runs" / alone.id
-    assert opened.workspace.is_dir()
-    assert opened.private.is_dir()
-    assert opened.sessions is None
+def test_runs_and_clis_get_folders_below_the_state_folder(workspaces: Workspaces, folder: Path) -> None:
+    alone, cli = run(), new_id()
+    made = {workspaces.open(alone), workspaces.private(cli), workspaces.spare(cli)}
+    assert made == {
+        folder / "workspaces" / alone.id / "files",
+        folder / "runs" / cli,
+        folder / "spares" / cli / "files",
+    }
+    assert all(each.is_dir() for each in made)
+    assert workspaces.sessions(alone) is None
 
 
 def test_only_the_workers_user_can_look_into_them(workspaces: Workspaces) -> None:
-    opened = workspaces.open(run(new_id()))
-    assert [stat.S_IMODE(each.stat().st_mode) for each in (opened.workspace, opened.private)] == [0o700, 0o700]
+    made = (workspaces.open(run(new_id())), workspaces.private(new_id()), workspaces.spare(new_id()))
+    assert {stat.S_IMODE(each.stat().st_mode) for each in made} == {0o700}
 
 
-def test_runs_of_one_conversation_share_a_workspace_and_nothing_else(workspaces: Workspaces) -> None:
+def test_runs_of_one_conversation_share_a_workspace(workspaces: Workspaces) -> None:
     conversation = new_id()
-    first, second = workspaces.open(run(conversation)), workspaces.open(run(conversation))
-    assert first.workspace == second.workspace
-    assert first.private != second.private
-    assert workspaces.open(run(new_id())).workspace != first.workspace
+    assert workspaces.open(run(conversation)) == workspaces.open(run(conversation))
+    assert workspaces.open(run(new_id())) != workspaces.open(run(conversation))
 
 
 @pytest.mark.parametrize(
@@ -72,28 +72,69 @@ def test_what_is_no_id_never_becomes_a_path(workspaces: Workspaces, folder: Path
             workspaces.open(each)
         with pytest.raises(ValueError, match="not a run id"):
             workspaces.close(each)
+    for made in (workspaces.private, workspaces.spare, workspaces.remove):
+        with pytest.raises(ValueError, match="not a run id"):
+            made(name)
     assert list(folder.rglob("*")) == []
 
 
-def test_closing_removes_what_the_run_was_given_and_leaves_the_conversation_its_files(
-    workspaces: Workspaces, folder: Path
-) -> None:
+def test_closing_leaves_the_conversation_its_files(workspaces: Workspaces) -> None:
     one = run(new_id())
     opened = workspaces.open(one)
-    (opened.private / "session.jsonl").write_text("secret")
-    (opened.workspace / "made").write_text("by the agent")
-    other = workspaces.open(run(new_id()))
+    (opened / "made").write_text("by the agent")
     workspaces.close(one)
-    assert not opened.private.exists()
-    assert (opened.workspace / "made").read_text() == "by the agent"
-    assert other.private.is_dir()
+    assert (opened / "made").read_text() == "by the agent"
     workspaces.close(one)  # twice is no error
+
+
+def test_what_a_cli_was_given_is_removed_with_it_and_nothing_else(workspaces: Workspaces, folder: Path) -> None:
+    cli, other = new_id(), new_id()
+    for each in (cli, other):
+        (workspaces.private(each) / "session.jsonl").write_text("secret")
+        workspaces.spare(each)
+    workspaces.remove(cli)
+    assert everything(folder) == [
+        f"runs/{other}",
+        f"runs/{other}/session.jsonl",
+        f"spares/{other}",
+        f"spares/{other}/files",
+    ]
+    workspaces.remove(cli)  # twice is no error
+
+
+# Spares.
+
+
+def test_a_spares_workspace_becomes_the_conversations_and_is_found_under_its_old_name(
+    workspaces: Workspaces, folder: Path
+) -> None:
+    cli, one = new_id(), run(new_id())
+    spare, opened = workspaces.spare(cli), workspaces.open(one)
+    at_work = os.open(spare, os.O_RDONLY)  # as a process does that works there
+    assert workspaces.move_in(cli, one) == opened
+    (opened / "made").write_text("by the agent")
+    assert os.listdir(at_work) == ["made"]
+    assert (spare / "made").read_text() == "by the agent"
+    workspaces.remove(cli)
+    assert (opened / "made").read_text() == "by the agent"
+    assert not spare.is_symlink()
+    os.close(at_work)
+
+
+def test_a_spare_does_not_move_into_a_workspace_that_has_files(workspaces: Workspaces) -> None:
+    cli, one = new_id(), run(new_id())
+    spare, opened = workspaces.spare(cli), workspaces.open(one)
+    (opened / "made").write_text("by an earlier run")
+    assert workspaces.move_in(cli, one) is None
+    assert os.listdir(opened) == ["made"]
+    assert spare.is_dir()
+    assert not spare.is_symlink()
 
 
 def test_closing_a_run_that_belongs_to_no_conversation_leaves_nothing(workspaces: Workspaces, folder: Path) -> None:
     alone = run()
     opened = workspaces.open(alone)
-    locked = opened.workspace / "locked"
+    locked = opened / "locked"
     locked.mkdir()
     (locked / "file").write_text("x")
     locked.chmod(0o500)  # as some tools leave their caches
@@ -106,7 +147,7 @@ def test_a_fixed_directory_is_worked_in_and_never_removed(workspaces: Workspaces
     directory = folder / "repository"
     directory.mkdir()
     one = run()
-    assert workspaces.open(one, str(directory)).workspace == directory
+    assert workspaces.open(one, str(directory)) == directory
     workspaces.close(one)
     assert directory.is_dir()
 
@@ -149,11 +190,11 @@ def test_the_turn_of_a_run_that_stands_alone_leaves_nothing(workspaces: Workspac
 def test_sweeping_removes_only_what_is_old(workspaces: Workspaces) -> None:
     old, young = run(new_id()), run(new_id())
     first, second = workspaces.open(old), workspaces.open(young)
-    age(first.workspace.parent, HOUR + 60)
-    age(second.workspace.parent, HOUR - 60)
+    age(first.parent, HOUR + 60)
+    age(second.parent, HOUR - 60)
     assert workspaces.sweep() == 1
-    assert not first.workspace.exists()
-    assert second.workspace.exists()
+    assert not first.exists()
+    assert second.exists()
 
 
 def test_sweeping_removes_the_oldest_when_all_together_are_too_large(folder: Path) -> None:
@@ -161,9 +202,9 @@ def test_sweeping_removes_the_oldest_when_all_together_are_too_large(folder: Pat
     opened = []
     for number in range(4):
         made = workspaces.open(run(new_id()))
-        (made.workspace / "file").write_bytes(os.urandom(1 << 20))
-        age(made.workspace.parent, 100 * (number + 1))
-        opened.append(made.workspace)
+        (made / "file").write_bytes(os.urandom(1 << 20))
+        age(made.parent, 100 * (number + 1))
+        opened.append(made)
     workspaces.sweep()
     assert [each.exists() for each in opened] == [True, True, False, False]
 
@@ -171,13 +212,13 @@ def test_sweeping_removes_the_oldest_when_all_together_are_too_large(folder: Pat
 def test_sweeping_leaves_a_workspace_in_which_a_run_is_at_work(workspaces: Workspaces, folder: Path) -> None:
     one = run(new_id())
     opened = workspaces.open(one)
-    age(opened.workspace.parent, 2 * HOUR)
+    age(opened.parent, 2 * HOUR)
     turn = workspaces.turn(one)
     assert turn is not None
     assert workspaces.sweep() == 0
     turn.release()
     workspaces.close(one)
-    age(opened.workspace.parent, 2 * HOUR)
+    age(opened.parent, 2 * HOUR)
     assert workspaces.sweep() == 1
     assert everything(folder) == []  # its lock is gone, too
 
@@ -190,17 +231,24 @@ def test_sweeping_follows_no_link(workspaces: Workspaces, tmp_path_factory: pyte
     precious = tmp_path_factory.mktemp("precious")
     (precious / "file").write_text("x")
     opened = workspaces.open(run(new_id()))
-    (opened.workspace / "link").symlink_to(precious)
-    age(opened.workspace.parent, 2 * HOUR)
+    (opened / "link").symlink_to(precious)
+    age(opened.parent, 2 * HOUR)
     assert workspaces.sweep() == 1
     assert (precious / "file").exists()
 
 
-def test_sweeping_removes_what_a_killed_worker_left_of_the_runs_secrets(folder: Path) -> None:
+def test_sweeping_removes_what_a_killed_worker_left_of_its_clis(folder: Path) -> None:
     workspaces = Workspaces(folder, 100 * HOUR, GIB, private_seconds=HOUR)
-    opened = workspaces.open(run(new_id()))
-    (opened.private / "system-prompt.txt").write_text("secret")
-    age(opened.private, HOUR + 60)
-    assert workspaces.sweep() == 1
-    assert not opened.private.exists()
-    assert opened.workspace.exists()
+    cli, young, one = new_id(), new_id(), run(new_id())
+    opened = workspaces.open(one)
+    (workspaces.private(cli) / "system-prompt.txt").write_text("secret")
+    workspaces.spare(cli)
+    assert workspaces.move_in(cli, one) == opened
+    (opened / "made").write_text("by the agent")
+    workspaces.spare(young)
+    for name in ("runs", "spares"):
+        age(folder / name / cli, HOUR + 60)
+    assert workspaces.sweep() == 2
+    assert [path for path in everything(folder) if cli in path] == []
+    assert (opened / "made").exists()
+    assert (folder / "spares" / young / "files").exists()
