@@ -26,7 +26,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app import create_app, services
 from app.announcer import Announcer
-from core import settings
+from core import collector, settings
 from core.errors import ConfigurationError
 from core.janitor import TIDY_EVERY_SECONDS, Janitor
 from core.logs import configure
@@ -115,7 +115,9 @@ class Replica(BaseApplication):  # type: ignore[misc]
         gevent.spawn(_keep_tidy, built.janitor)
         self._announcer = Announcer(built)
         gevent.spawn(self._announcer.keep_word)
-        return create_app(built)
+        app = create_app(built)
+        collector.settle()
+        return app
 
     def run(self) -> None:
         Master(self).run()

@@ -10,6 +10,7 @@ from collections import Counter
 
 import gevent
 from flask import Response
+from redis.client import Pipeline
 
 from core.clients import AWAY
 from core.errors import RunNotFound
@@ -31,21 +32,22 @@ class Attendance:
         self._clients: Counter[str] = Counter()
         self._leaving: dict[str, gevent.Greenlet] = {}
 
-    def attending(self, run: Run, response: Response) -> Response:
-        """The same response, during which its client counts as a watcher of the run."""
+    def attending(self, run: Run, response: Response, *, announced: bool = False) -> Response:
+        """The same response, during which its client counts as a watcher of the run; `announced`: that one would
+        come has just been said."""
         if not run.detach:
-            self.enter(run.id)
+            self.enter(run.id, announced=announced)
             response.call_on_close(lambda: self.leave(run.id))
         return response
 
-    def announce(self, run_id: str) -> None:
-        """A client is about to come: say so before a worker can ask. Raises redis-py's errors."""
-        self._presence.enter([run_id], self._replica)
+    def announce_with(self, pipe: "Pipeline", run_id: str) -> None:
+        """A client of the run that is made in `pipe` is about to come: a worker that asks finds it said."""
+        self._presence.enter_with(pipe, run_id, self._replica)
 
-    def enter(self, run_id: str) -> None:
+    def enter(self, run_id: str, *, announced: bool = False) -> None:
         """A client has come. Raises redis-py's errors when Redis is away."""
-        if not self._clients[run_id]:
-            self.announce(run_id)
+        if not self._clients[run_id] and not announced:
+            self._presence.enter([run_id], self._replica)
         self._clients[run_id] += 1
         if (leaving := self._leaving.pop(run_id, None)) is not None:
             leaving.kill(block=False)

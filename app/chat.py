@@ -42,7 +42,7 @@ def routes(services: Services) -> Blueprint:
         progress = chosen(settings.progress, request) if task is None else "none"
         if task is not None and services.profiles.task is None:
             return at_once(body, tasks.plain_answer(task, asked))
-        run, _ = services.intake.submit(
+        run, is_new = services.intake.submit(
             g.owner,
             body.model,
             asked,
@@ -52,17 +52,20 @@ def routes(services: Services) -> Blueprint:
             task=task is not None,
             trace_id=trace_id_of(request),
         )
-        return streamed(run, dialect_of(services, run, progress, body.include_usage)) if body.stream else whole(run)
+        if not body.stream:
+            return whole(run, is_new)
+        return streamed(run, is_new, dialect_of(services, run, progress, body.include_usage))
 
-    def streamed(run: Run, dialect: Dialect) -> Response:
+    def streamed(run: Run, is_new: bool, dialect: Dialect) -> Response:
         stream = services.relay.stream(run, dialect, client=Client.of(request))
-        return services.attendance.attending(run, Response(stream, headers=sse.headers(run.id)))
+        response = Response(stream, headers=sse.headers(run.id))
+        return services.attendance.attending(run, response, announced=is_new)
 
-    def whole(run: Run) -> Response:
+    def whole(run: Run, is_new: bool) -> Response:
         """Real status codes while nothing was sent; from the first heartbeat on, white space and then JSON."""
         stream = services.relay.stream(run, Silent(), client=Client.of(request))
         response = Response(mimetype="application/json", headers={"X-Run-Id": run.id})
-        response = services.attendance.attending(run, response)
+        response = services.attendance.attending(run, response, announced=is_new)
         try:
             beat = next(filter(None, stream), None)
             if beat is not None:

@@ -92,8 +92,6 @@ class Intake:
         self._refuse_when_full(owner, run.lane)
         place, why = self._place(run, profile, request, origin or Origin(), parent, place)
         run = msgspec.structs.replace(run, place=place)
-        if not run.detach:
-            self._attendance.announce(run.id)
         timeout = profile.run_timeout_seconds or self._settings.run_timeout_seconds
         with self._redis.pipeline() as pipe:
             # Of two requests that arrive together, one makes the run; so does one of two tries of the same
@@ -103,6 +101,8 @@ class Intake:
                 return known, False
             self._queue.put_with(pipe, run, timeout + self._settings.stop_grace_seconds)
             self._store.create_with(pipe, run, request, fingerprint)
+            if not run.detach:
+                self._attendance.announce_with(pipe, run.id)
             try:
                 pipe.execute()
             except WatchError:  # the other one was faster; or the connection broke, which redis-py tells so, too
@@ -135,10 +135,14 @@ class Intake:
 
     def _refuse_when_full(self, owner: str, lane: Lane) -> None:
         """Waiting runs beyond the limits are not taken in: they would only time out in the queue."""
-        if self._queue.length(lane) >= self._settings.max_queued_runs:
+        with self._redis.pipeline(transaction=False) as pipe:
+            self._queue.length_with(pipe, lane)
+            self._store.waiting_with(pipe, owner, lane)
+            in_line, of_owner = pipe.execute()
+        if in_line >= self._settings.max_queued_runs:
             raise TooManyRuns
         limit = self._settings.max_queued_runs_per_key
-        if self._store.waiting(owner, lane, limit) >= limit:
+        if of_owner >= limit and self._store.waiting(owner, lane) >= limit:
             raise TooManyRuns(f"{limit} of your runs are waiting already. Please try again when some have started.")
 
 

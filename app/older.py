@@ -41,10 +41,11 @@ def routes(services: Services) -> Blueprint:
         asked, session = message_of(body, services.settings), body.session_id or new_id()
         place = services.nodes.newest(g.owner, body.user_id, profile, session)
         asked, place = _with_history(services, asked, place)
-        run, _ = services.intake.submit(g.owner, profile, asked, detach=wants_detach(request), place=place)
+        run, is_new = services.intake.submit(g.owner, profile, asked, detach=wants_detach(request), place=place)
         dialect = SessionStream(services.settings.language, session, run.id)
         stream = services.relay.stream(run, dialect, client=Client.of(request))
-        return services.attendance.attending(run, Response(stream, headers=sse.headers(run.id)))
+        response = Response(stream, headers=sse.headers(run.id))
+        return services.attendance.attending(run, response, announced=is_new)
 
     return blueprint
 

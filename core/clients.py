@@ -1,5 +1,8 @@
 """How Heartline connects to Redis: one place for timeouts, retries and pool sizes."""
 
+from collections.abc import Callable
+from typing import Any
+
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError
@@ -26,12 +29,19 @@ class CountedBackoff(ExponentialBackoff):
 
 
 def connect(
-    url: str, *, retries: int = 3, connections: int = 32, timeout_seconds: float = 5.0, wait_seconds: float = 30.0
+    url: str,
+    *,
+    retries: int = 3,
+    connections: int = 32,
+    timeout_seconds: float = 5.0,
+    wait_seconds: float = 30.0,
+    on_connect: Callable[[], None] | None = None,
 ) -> "Redis":
     """A client with a pool that waits (`wait_seconds`) when it is exhausted instead of failing (redis-py's
     default pool raises at 100). Commands are retried with back-off: all of ours are idempotent.
 
-    What a burst has opened stays open: `connections` is what a process may come to hold.
+    What a burst has opened stays open: `connections` is what a process may come to hold. `on_connect` is called, in
+    whatever thread it is, for each connection that is made, again and again: behind it may be another server.
     """
     pool = BlockingConnectionPool.from_url(
         url,
@@ -40,7 +50,18 @@ def connect(
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         health_check_interval=30,
+        redis_connect_func=_telling(on_connect) if on_connect else None,
         retry=Retry(CountedBackoff(cap=1.0, base=0.05), retries),
         retry_on_error=list(_RETRIED),
     )
     return Redis(connection_pool=pool)
+
+
+def _telling(on_connect: Callable[[], None]) -> Callable[[Any], None]:
+    """What redis-py is to do with a connection that it has just made."""
+
+    def greet(connection: Any) -> None:
+        connection.on_connect()
+        on_connect()
+
+    return greet

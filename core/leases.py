@@ -53,7 +53,10 @@ class Leases:
 
     def take(self, run_id: str, pipe: "Pipeline | None" = None) -> None:
         """From now on somebody answers for this run; with `pipe`, when that is executed."""
-        self._take(keys=[keys.leases()], args=[LEASE_SECONDS, run_id], client=pipe)
+        if pipe is None:
+            self._take(keys=[keys.leases()], args=[LEASE_SECONDS, run_id])
+        else:  # as text: for a registered script, redis-py asks first whether the server has it
+            pipe.eval(_TAKE, 1, keys.leases(), LEASE_SECONDS, run_id)
 
     def renew(self, run_ids: Sequence[str]) -> dict[str, str | None]:
         """Go on answering for these; tells for each why it should stop, '' to go on, None when it was lost.

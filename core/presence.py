@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from core import keys
 
@@ -38,6 +39,10 @@ class Presence:
                 self._enter(keys=[keys.watchers(run_id)], args=[PRESENT_SECONDS, replica], client=pipe)
             pipe.execute()
 
+    def enter_with(self, pipe: "Pipeline", run_id: str, replica: str) -> None:
+        """The same, for one run, together with what else is in `pipe`."""
+        pipe.eval(_ENTER, 1, keys.watchers(run_id), PRESENT_SECONDS, replica)
+
     def leave(self, run_id: str, replica: str) -> int:
         """Say that `replica` has none any more; returns how many other replicas have."""
         return cast(int, self._count(keys=[keys.watchers(run_id)], args=[replica]))
@@ -48,3 +53,7 @@ class Presence:
             for run_id in run_ids:
                 self._count(keys=[keys.watchers(run_id)], args=[""], client=pipe)
             return cast("list[int]", pipe.execute())
+
+    def count_with(self, pipe: "Pipeline", run_id: str) -> None:
+        """The same, for one run: an answer of `pipe`."""
+        pipe.eval(_COUNT, 1, keys.watchers(run_id), "")

@@ -78,6 +78,10 @@ class RunQueue:
         """How many runs are in line."""
         return self._redis.llen(self._lanes[lane].key)
 
+    def length_with(self, pipe: "Pipeline", lane: Lane) -> None:
+        """The same: an answer of `pipe`."""
+        pipe.llen(self._lanes[lane].key)
+
     def newest_failed(self, at_most: int) -> list[str]:
         """The runs whose jobs have failed or were stopped, the newest first; `at_most` of each lane."""
         with self._redis.pipeline(transaction=False) as pipe:

@@ -64,11 +64,13 @@ class RunStore:
         pipe.zremrangebyscore(index, "-inf", self._clock() - self._ttl_seconds)
         pipe.expire(index, self._ttl_seconds)
 
-    def waiting(self, owner: str, lane: Lane, at_most: int) -> int:
-        """How many of an owner's runs are queued in this lane; exact once it looks like `at_most` or more."""
+    def waiting_with(self, pipe: "Pipeline", owner: str, lane: Lane) -> None:
+        """How many of an owner's runs are queued in this lane, or were not long ago: an answer of `pipe`."""
+        pipe.scard(keys.owner_waiting(owner, lane))
+
+    def waiting(self, owner: str, lane: Lane) -> int:
+        """How many of an owner's runs are queued in this lane, to the run."""
         index = keys.owner_waiting(owner, lane)
-        if (count := self._redis.scard(index)) < at_most:
-            return count
         ids = [member.decode() for member in cast("set[bytes]", self._redis.smembers(index))]
         statuses = self._statuses(ids)
         started = [run_id for run_id, status in statuses.items() if status is not Status.QUEUED]
@@ -126,6 +128,18 @@ class RunStore:
         if data is None:
             raise RunNotFound
         return msgspec.json.decode(data, type=RunRequest)
+
+    def asked_with(self, pipe: "Pipeline", run_id: str) -> None:
+        """The run and what it was asked: an answer of `pipe`, which `asked` reads."""
+        pipe.hmget(keys.run(run_id), (*_RECORD, "request"))
+
+    def asked(self, run_id: str, answer: "list[bytes | None]") -> tuple[Run, RunRequest]:
+        """What `asked_with` was answered. Raises `RunNotFound`."""
+        *row, request = answer
+        run = self._parse(run_id, row)
+        if run is None or request is None:
+            raise RunNotFound
+        return run, msgspec.json.decode(request, type=RunRequest)
 
     def of(self, owner: str, limit: int, before: float | None = None) -> list[Run]:
         """An owner's newest runs, newest first; `before` (Unix seconds) pages back in time."""

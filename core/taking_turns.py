@@ -3,6 +3,7 @@
 from typing import cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from core import keys
 
@@ -21,8 +22,9 @@ class TakingTurns:
             pipe.expire(keys.taking_turns(), TTL_SECONDS)
             pipe.execute()
 
-    def remove(self, run_id: str) -> None:
-        self._redis.srem(keys.taking_turns(), run_id)
+    def remove_with(self, pipe: "Pipeline", run_id: str) -> None:
+        """It waits no longer, once `pipe` is executed."""
+        pipe.srem(keys.taking_turns(), run_id)
 
     def all(self) -> set[str]:
         members = cast("set[bytes]", self._redis.smembers(keys.taking_turns()))

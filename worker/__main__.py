@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from core import profiles, settings
+from core import collector, profiles, settings
 from core.errors import ConfigurationError
 from core.logs import configure
 from worker import metrics, sandbox
@@ -42,6 +42,7 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    collector.settle()
     slots.run()
     return 0
 

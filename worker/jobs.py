@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from redis import Redis
 from rq.job import Job
 
 from core.errors import ModelNotFound, RunNotFound
@@ -17,7 +18,7 @@ from core.log import EventLog, Writer, finish_from_outside
 from core.presence import Presence
 from core.profiles import Profiles
 from core.queue import JOB
-from core.run import Run, Status
+from core.run import Run, RunRequest, Status
 from core.runs import RunStore
 from core.taking_turns import TakingTurns
 from worker.endings import code_of
@@ -40,6 +41,7 @@ class Slot:
     """What a slot's thread works with; `stop` and `turn` belong to the run that it performs at the moment."""
 
     name: str
+    redis: "Redis"
     store: RunStore
     log: EventLog
     profiles: Profiles
@@ -66,8 +68,16 @@ class Slot:
                 return False
             time.sleep(TURN_LOOK_SECONDS)
         self.turn = turn
-        self.taking_turns.remove(run_id)
         return True
+
+    def look(self, run_id: str) -> tuple[Run, RunRequest, bool]:
+        """The run whose turn it is now, what it was asked, and whether somebody watches it. Raises `RunNotFound`."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            self.taking_turns.remove_with(pipe, run_id)
+            self.store.asked_with(pipe, run_id)
+            self.presence.count_with(pipe, run_id)
+            _, asked, watching = pipe.execute()
+        return *self.store.asked(run_id, asked), watching > 0
 
     def end_turn(self) -> None:
         turn, self.turn = self.turn, None
@@ -94,12 +104,13 @@ def perform(run_id: str) -> str:
     """
     here = slot.get()
     try:
-        run, request = here.store.get(run_id), here.store.request(run_id)
+        run, request, watched = here.look(run_id)
     except RunNotFound:
         return "expired"
     if run.ended:
         return "ended before it began"
-    _cancel_if_nobody_waits(here, run)
+    if not (run.detach or watched):
+        _cancel_if_nobody_comes(here, run)
     try:
         work = Work(run, request, here.profiles.get(run.profile))
     except ModelNotFound as error:
@@ -118,15 +129,13 @@ def perform(run_id: str) -> str:
     return "completed"
 
 
-def _cancel_if_nobody_waits(here: Slot, run: Run) -> None:
+def _cancel_if_nobody_comes(here: Slot, run: Run) -> None:
     """A run whose last watcher left while it was queued is not begun; also when the replica, which would have
     cancelled it, died with its clients. Raises `RunEnded`."""
-    looks = 1 + int(ABSENT_SECONDS / LOOK_SECONDS)
-    for look in range(looks):  # a replica's word may just be about to come back, with a Redis that was away
-        if run.detach or any(here.presence.count([run.id])):
+    for _ in range(int(ABSENT_SECONDS / LOOK_SECONDS)):
+        time.sleep(LOOK_SECONDS)  # a replica's word may just be about to come back, with a Redis that was away
+        if any(here.presence.count([run.id])):
             return
-        if look < looks - 1:
-            time.sleep(LOOK_SECONDS)
     finish_from_outside(here.log, run.id, Cancelled(reason=CLIENT_GONE), origins=[Status.QUEUED])
     raise RunEnded("cancelled")
 

@@ -1,13 +1,17 @@
 """One CLI process: started, fed, read line by line, and stopped with everything it started.
 
-Blocking reads, each in a thread of its own. Knows nothing of what the lines mean.
+Who wants its lines reads them from the pipe himself: a thread between would be woken up, and would have to be waited
+for, with each of them. What is written to it, and what it complains of, has a thread each. Knows nothing of what the
+lines mean.
 """
 
 import contextlib
 import logging
 import os
 import queue
+import select
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -25,10 +29,13 @@ MARK = "HEARTLINE_RUN_ID"
 OWNER = "HEARTLINE_WORKER_PID"
 """And the one that tells whose they are: a later worker ends those of a dead one."""
 
+EXEC_SECONDS = 0.005
+"""So much later is looked for leftovers a second time: a process in the middle of its exec shows no environment."""
+
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_STDERR_BYTES = 16 * 1024
-_INBOX_LINES = 256
-_END, _WAKE = b"", b"\0"  # never lines: a line ends with a newline, or is the last one and not empty
+_READ_BYTES = 64 * 1024  # what a pipe holds: one read takes along all that is there
+_END = b""
 
 
 class Process:
@@ -50,24 +57,33 @@ class Process:
         """
         self._run_id = run_id
         self._farewell = farewell
-        self._popen = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env={**environment, MARK: run_id, OWNER: str(os.getpid())},
-            start_new_session=True,  # a Ctrl-C at the worker's terminal is the worker's to pass on
-        )
-        self._inbox: queue.Queue[bytes] = queue.Queue(_INBOX_LINES)
+        with contextlib.ExitStack() as unless_started:
+            self._woken, self._waker = map(unless_started.enter_context, socket.socketpair())
+            self._popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env={**environment, MARK: run_id, OWNER: str(os.getpid())},
+                start_new_session=True,  # a Ctrl-C at the worker's terminal is the worker's to pass on
+            )
+            unless_started.pop_all()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._stdout = self._pipe("stdout")
+        self._lines = Lines(run_id)
+        self._poll = select.poll()
+        for readable in (self._stdout, self._woken):
+            self._poll.register(readable, select.POLLIN)
         self._stderr = bytearray()
-        self._abandoned = threading.Event()
+        self._closing = threading.Lock()
+        self._abandoned = False
         self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=target, args=args, name=f"{name}-{run_id[:8]}", daemon=True)
             for name, target, args in (
                 ("stdin", self._write, (self._pipe("stdin"), stdin)),
-                ("stdout", self._read, (self._pipe("stdout"),)),
                 ("stderr", self._read_stderr, (self._pipe("stderr"),)),
             )
         ]
@@ -85,24 +101,29 @@ class Process:
 
     def stderr(self, wait_seconds: float) -> str:
         """The end of what it wrote to standard error; waits for that to be over, but not for long."""
-        self._threads[-1].join(wait_seconds)
+        self._threads[1].join(wait_seconds)
         return bytes(self._stderr).decode("utf-8", "replace").strip()
 
     def lines(self, timeout_seconds: float) -> list[bytes] | None:
-        """What it printed: waits for a first line, then takes along what is already there.
+        """What it printed: waits for it, and takes along all that is there. One thread asks.
 
-        Empty after `timeout_seconds` or `wake`; None when its output has ended.
+        While nobody does, its pipe fills up: that slows it down, and loses nothing. Empty after `timeout_seconds` or
+        `wake`; None when its output has ended.
         """
-        batch: list[bytes] = []
-        with contextlib.suppress(queue.Empty):
-            batch.append(self._inbox.get(timeout=max(timeout_seconds, 0)))
-            while len(batch) < _INBOX_LINES and batch[-1] != _END:
-                batch.append(self._inbox.get_nowait())
-        lines = [line for line in batch if line not in (_END, _WAKE)]
-        if _END not in batch:
-            return lines
-        self._inbox.put(_END)  # the end stays the end, however often it is asked for
-        return lines or None
+        if self._abandoned:
+            return None
+        deadline = time.monotonic() + max(timeout_seconds, 0)
+        while ready := self._poll.poll(1000 * max(deadline - time.monotonic(), 0)):
+            if any(descriptor == self._stdout.fileno() for descriptor, _ in ready):
+                if not (data := os.read(self._stdout.fileno(), _READ_BYTES)):
+                    return self._lines.end() or None
+                if lines := self._lines.feed(data):
+                    return lines
+            else:
+                with contextlib.suppress(BlockingIOError):
+                    self._woken.recv(_READ_BYTES)
+                break
+        return []
 
     def write(self, line: bytes) -> None:
         """Write a further line to its standard input, without waiting."""
@@ -110,8 +131,8 @@ class Process:
 
     def wake(self) -> None:
         """Make a waiting `lines` return, from another thread."""
-        with contextlib.suppress(queue.Full):
-            self._inbox.put_nowait(_WAKE)
+        with contextlib.suppress(OSError):  # it is awake already, or it is over
+            self._waker.send(b"!")
 
     def finish_input(self) -> None:
         """Close its standard input: no further turn will come."""
@@ -149,10 +170,14 @@ class Process:
         It may exit by itself for `patience_seconds`, is then asked to, in ever plainer words, and killed
         after `grace_seconds`.
         """
-        self._abandoned.set()
+        with self._closing:
+            if not self._abandoned:  # from here on what it prints is nobody's, but must not hold it up
+                self._abandoned = True
+                self._threads.append(
+                    threading.Thread(target=self._drain, name=f"stdout-{self._run_id[:8]}", daemon=True)
+                )
+                self._threads[-1].start()
         family = descendants(self.pid)
-        with contextlib.suppress(queue.Empty):
-            self._inbox.get_nowait()  # room for the reader, which may be waiting for it
         if self._farewell and not patience_seconds:
             self._outbox.put(self._farewell)
             patience_seconds = 0.4 * grace_seconds
@@ -198,36 +223,57 @@ class Process:
         with contextlib.suppress(OSError, ValueError):
             pipe.close()
 
-    def _read(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(OSError, ValueError), pipe:
-            while line := self._readline(pipe):
-                self._deliver(line)
-        self._deliver(_END)
-
-    def _readline(self, pipe: IO[bytes]) -> bytes:
-        """The next line; one beyond `MAX_LINE_BYTES` is skipped, so that it cannot fill the memory."""
-        line = pipe.readline(MAX_LINE_BYTES)
-        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
-            return line
-        logger.warning("cli_line_skipped run_id=%s over_bytes=%d", self._run_id, MAX_LINE_BYTES)
-        while line and not line.endswith(b"\n"):
-            line = pipe.readline(MAX_LINE_BYTES)
-        return b"\n"
-
-    def _deliver(self, line: bytes) -> None:
-        """Waits while the inbox is full, and the pipe behind it: that slows the CLI down, and loses nothing."""
-        while not self._abandoned.is_set():
-            try:
-                self._inbox.put(line, timeout=0.5)
-                return
-            except queue.Full:
-                continue
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError, ValueError), self._stdout, self._woken, self._waker:
+            while os.read(self._stdout.fileno(), _READ_BYTES):
+                pass
 
     def _read_stderr(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError), pipe:
             while chunk := os.read(pipe.fileno(), 8192):
                 self._stderr += chunk
                 del self._stderr[:-MAX_STDERR_BYTES]
+
+
+class Lines:
+    """Makes lines of what is read, byte by byte if need be. One beyond `MAX_LINE_BYTES` is left out, so that it cannot
+    fill the memory."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._pieces: list[bytes] = []  # of the line that has no end yet
+        self._bytes = 0
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are whole now."""
+        *ended, begun = data.split(b"\n")
+        lines = []
+        for piece in ended:
+            self._keep(piece)
+            lines.append(self._take() + b"\n")
+        self._keep(begun)
+        return lines
+
+    def end(self) -> list[bytes]:
+        """The last line, when it has no newline; none otherwise, and when asked again."""
+        skipped = b"\n" if self._skipping else b""
+        return [line] if (line := self._take() or skipped) else []
+
+    def _keep(self, piece: bytes) -> None:
+        self._bytes += len(piece)
+        if self._bytes < MAX_LINE_BYTES:
+            self._pieces.append(piece)
+        elif not self._skipping:
+            self._skipping = True
+            self._pieces = []
+            logger.warning("cli_line_skipped run_id=%s over_bytes=%d", self._run_id, MAX_LINE_BYTES)
+
+    def _take(self) -> bytes:
+        line = b"".join(self._pieces)
+        self._pieces = []
+        self._bytes, self._skipping = 0, False
+        return line
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -247,7 +293,9 @@ def sweep(run_id: str, grace_seconds: float, family: Sequence[psutil.Process] = 
     its own programs.
     """
     deadline, found, clean_looks = time.monotonic() + grace_seconds, 0, 0
-    while clean_looks < 2:  # a process in the middle of its exec shows no environment: look twice
+    while clean_looks < 2:
+        if clean_looks:
+            time.sleep(EXEC_SECONDS)
         left = [*marked(run_id), *filter(_lives, family)]
         clean_looks = 0 if left else clean_looks + 1
         found = max(found, len(left))
@@ -270,10 +318,24 @@ def of_runs() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
     """The living processes of any run, and what they have in their environment; never this process itself."""
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and _lives(process) and MARK in (environ := process.environ()):
+            if process.pid == os.getpid() or not _is_marked(process):
+                continue
+            if MARK in (environ := process.environ()) and _lives(process):
                 yield process, environ
         except psutil.Error:
             continue
+
+
+def _is_marked(process: psutil.Process) -> bool:
+    """For a moment, at least. Every run's end looks at every process of the host: psutil's ways would take the time
+    of the worker's other runs for it, so on Linux the environment is read as it is."""
+    if not psutil.LINUX:
+        return MARK in process.environ()
+    try:
+        with open(f"/proc/{process.pid}/environ", "rb", buffering=0) as file:
+            return f"{MARK}=".encode() in file.read()
+    except OSError:
+        return False
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -20,7 +20,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, TimerDeathPenalty
 from rq.worker import WorkerStatus
 
-from core.clients import AWAY
+from core.clients import AWAY, connect
 from core.events import Cancelled, Failed
 from core.leases import Leases
 from core.metrics import label_of
@@ -41,7 +41,7 @@ class SlotWorker(SimpleWorker):
 
     job_class = jobs.RunJob
 
-    def __init__(self, slot: jobs.Slot, lane: Lane, redis: Any) -> None:
+    def __init__(self, slot: jobs.Slot, lane: Lane, redis_url: str, retries: int) -> None:
         # TimerDeathPenalty patches the exception class that it is given: each slot has its own.
         timeout = type("SlotTimeout", (JobTimeoutException,), {})
 
@@ -53,6 +53,8 @@ class SlotWorker(SimpleWorker):
         self.slot = slot
         self._lane = label_of(lane)
         self.current: Job | None = None
+        self._connected_anew = threading.Event()
+        redis = connect(redis_url, retries=retries, on_connect=self._connected_anew.set)
         super().__init__(
             [Queue(lane.value, connection=redis, serializer=JSONSerializer, job_class=jobs.RunJob)],
             name=slot.name,
@@ -158,7 +160,11 @@ class SlotWorker(SimpleWorker):
 
     def _settle(self) -> None:
         """A Redis that has restarted, or was replaced, may have lost its last second, and with it who has which
-        run: before one is begun that may be somebody's, he gets the time to say so."""
+        run: before one is begun that may be somebody's, he gets the time to say so. No connection outlives its
+        server: as long as none was made, it is the same one."""
+        if not self._connected_anew.is_set():
+            return
+        self._connected_anew.clear()  # before asking: what is connected meanwhile is asked the next time
         time.sleep(self.slot.running.unsettled_seconds(self.connection.info("server")["run_id"]))
 
     def _put_back(self, job: Job, queue: Queue, *, at_front: bool) -> None:

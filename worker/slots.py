@@ -136,9 +136,10 @@ class Slots:
     def _make_worker(self, lane: Lane, name: str) -> SlotWorker:
         settings = self._settings
         redis = connect(settings.redis_url, retries=CONNECTION_RETRIES, connections=8)
-        log, store = _runs_of(redis, settings)
+        log, store = _runs_of(redis, settings, holding=True)
         slot = jobs.Slot(
             name=name,
+            redis=redis,
             store=store,
             log=log,
             profiles=self._profiles,
@@ -148,7 +149,7 @@ class Slots:
             taking_turns=TakingTurns(redis),
             supervisor=Supervisor(settings, self._clis, self._workspaces, Nodes(redis, settings.workspace_ttl_seconds)),
         )
-        return SlotWorker(slot, lane, connect(settings.redis_url, retries=RQ_RETRIES))
+        return SlotWorker(slot, lane, settings.redis_url, RQ_RETRIES)
 
     def _do_duties(self) -> None:
         """Until the last run has ended, draining included: what is owed to the runs, and to everybody."""
@@ -202,8 +203,10 @@ class Slots:
         logger.info("worker_stopped worker=%s left=%d", self.name, left)
 
 
-def _runs_of(redis: "Redis", settings: Settings) -> tuple[EventLog, RunStore]:
-    """The runs as one client of Redis reaches them. Those that it ends are counted."""
+def _runs_of(redis: "Redis", settings: Settings, *, holding: bool = False) -> tuple[EventLog, RunStore]:
+    """The runs as one client of Redis reaches them. Those that it ends are counted. `holding`: the log has a
+    connection of its own, where each event would else ask the pool for one, which looks at it before it gives it out.
+    """
     store = RunStore(redis, settings.unfinished_ttl_seconds)
     usage = UsageBook(redis, store, settings.usage_ttl_seconds)
-    return EventLog(redis, settings.log_ttl_seconds, usage.count), store
+    return EventLog(redis.client() if holding else redis, settings.log_ttl_seconds, usage.count), store

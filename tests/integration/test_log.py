@@ -213,3 +213,11 @@ def test_of_many_that_look_for_ended_leases_one_gets_each(redis: "Redis") -> Non
     leases.take("b")
     leases.end("a")
     assert [leases.take_expired(), leases.take_expired()] == [["a"], []]
+
+
+def test_a_server_that_has_forgotten_the_script_is_taught_it_again(log: EventLog, run: Run, redis: "Redis") -> None:
+    writer = Writer(log, run.id)
+    writer.start("slot1")
+    redis.script_flush()
+    writer.append([Text(text="blue")])
+    assert texts(log, run) == ["blue"]

@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -15,6 +17,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 
 from core import profiles
+from core.clients import connect
 from core.events import Failed
 from core.liveness import Liveness
 from core.log import EventLog
@@ -23,6 +26,7 @@ from core.run import Lane, Message, Run, RunRequest, Status, new_id
 from core.runs import RunStore
 from core.settings import Settings
 from tests.deployment import FAKE_CLAUDE, MODELS, eventually
+from worker.slot import SlotWorker
 from worker.slots import Slots
 
 
@@ -141,3 +145,32 @@ def test_a_stopping_worker_ends_its_runs_with_a_sentence(settings: Settings, red
 def test_the_queue_tells_the_order(redis: "Redis") -> None:
     runs = [submit(redis, "wait") for _ in range(3)]
     assert RunQueue(redis, 1000).waiting() == [run.id for run in runs]
+
+
+def test_a_connection_tells_each_time_that_it_is_made(redis_url: str) -> None:
+    made: list[str] = []
+    client = connect(redis_url, on_connect=lambda: made.append("anew"))
+    client.ping()
+    client.ping()
+    assert made == ["anew"]
+    client.connection_pool.disconnect()
+    client.ping()
+    assert made == ["anew", "anew"]
+    client.close()
+
+
+def test_a_slot_asks_which_server_it_has_after_each_new_connection_and_not_for_each_job(
+    redis_url: str, redis: "Redis"
+) -> None:
+    asked: list[str] = []
+    slot = SimpleNamespace(
+        name="slot1", running=SimpleNamespace(unsettled_seconds=lambda server: asked.append(server) or 0)
+    )
+    worker = SlotWorker(cast(Any, slot), Lane.RUNS, redis_url, 1)
+    worker._settle()
+    worker._settle()
+    assert asked == [redis.info("server")["run_id"]]
+    worker.connection.connection_pool.disconnect()  # as when the server restarts
+    worker.connection.ping()
+    worker._settle()
+    assert len(asked) == 2

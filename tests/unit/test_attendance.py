@@ -66,3 +66,13 @@ def test_a_replica_that_closes_takes_all_its_words_back() -> None:
     here.enter("two")
     here.close()
     assert word.present == set()
+
+
+def test_what_has_just_been_said_is_not_said_again() -> None:
+    word = Word()
+    here = attendance(word)
+    here.enter("run", announced=True)
+    assert word.present == set()
+    here.leave("run")
+    gevent.sleep(2 * GRACE_SECONDS)
+    assert word.cancelled == ["run"]

@@ -3,6 +3,7 @@
 Real processes, of the stand-in for the CLI; every test counts threads, descriptors and processes.
 """
 
+import io
 import json
 import os
 import signal
@@ -15,12 +16,14 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.run import new_id
 from tests.deployment import eventually
 from tests.doubles import fake_claude
 from worker import process as process_module
-from worker.process import MARK, MAX_STDERR_BYTES, OWNER, Process, marked, sweep
+from worker.process import MARK, MAX_STDERR_BYTES, OWNER, Lines, Process, marked, sweep
 
 Json = dict[str, Any]
 Start = Callable[..., Process]
@@ -418,7 +421,8 @@ class Exec:
     pid = -1
 
     def __init__(self, run_id: str) -> None:
-        self._environments = [{}, {MARK: run_id}]
+        self._environment = {MARK: run_id}
+        self._looks = 0
         self.killed = False
 
     def is_running(self) -> bool:
@@ -427,8 +431,12 @@ class Exec:
     def status(self) -> str:
         return psutil.STATUS_ZOMBIE if self.killed else psutil.STATUS_RUNNING
 
+    def looked_at(self) -> bool:
+        self._looks += 1
+        return self._looks > 1
+
     def environ(self) -> dict[str, str]:
-        return self._environments.pop(0) if len(self._environments) > 1 else self._environments[0]
+        return self._environment
 
     def kill(self) -> None:
         self.killed = True
@@ -438,6 +446,7 @@ def test_sweeping_finds_a_process_that_was_just_about_to_start(monkeypatch: pyte
     run_id = new_id()
     starting = Exec(run_id)
     monkeypatch.setattr(psutil, "process_iter", lambda *_: iter([starting]))
+    monkeypatch.setattr("worker.process._is_marked", Exec.looked_at)
     monkeypatch.setattr(psutil, "wait_procs", lambda *_, **__: ([], []))
     sweep(run_id, SECONDS)
     assert starting.killed
@@ -458,6 +467,34 @@ def test_closing_from_several_threads_at_once_is_safe(claude: Start) -> None:
     for thread in closing:
         thread.join(SECONDS)
     assert process.returncode is not None
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(1, 40)))
+def test_lines_are_the_same_however_they_are_read(printed: bytes, sizes: list[int]) -> None:
+    lines, read, left = Lines("run"), [], printed
+    for size in [*sizes, len(printed) + 1]:
+        read += lines.feed(left[:size])
+        left = left[size:]
+    read += lines.end()
+    assert read == io.BytesIO(printed).readlines()
+    assert lines.end() == []
+
+
+def test_what_nobody_reads_any_more_does_not_hold_up_its_end(start: Start) -> None:
+    script = "import sys\nprint('up', flush=True)\nsys.stdin.read()\nprint('x' * 1_000_000)"
+    process = start(*code(script))
+    assert process.lines(SECONDS) == [b"up\n"]
+    process.close(SECONDS, SECONDS)
+    assert process.returncode == 0
+
+
+def test_waking_is_heard_also_while_a_line_is_not_whole(start: Start) -> None:
+    process = start(*code("import time\nprint('half', end='', flush=True)\ntime.sleep(60)"))
+    assert process.lines(0.1) == []
+    process.wake()
+    assert process.lines(SECONDS) == []
+    process.close(SECONDS)
+    process.wake()
 
 
 # One that waits.
