@@ -92,6 +92,8 @@ class Lean:
         file_wrapper = environ["wsgi.file_wrapper"]  # gunicorn looks at this one yet
         environ.clear()
         environ["wsgi.file_wrapper"] = file_wrapper
+        asked = start_response.__self__.req
+        asked.headers = [header for header in asked.headers if header[0] == "CONNECTION"]  # it ends as this one says
         return body
 
 
