@@ -136,3 +136,16 @@ def test_clients_that_do_not_read_hold_up_nobody_and_cost_no_memory(heartline: D
     assert resident(heartline) - before < SLOW_BYTES
     assert read_all(slow) == [done[0]] * SLOW
     eventually(lambda: watching(heartline) == 0)
+
+
+def test_clients_that_do_not_read_a_log_of_large_events_cost_a_piece_of_it_each(heartline: Deployment) -> None:
+    writer = begun(heartline.redis)
+    for _ in range(SLOW_BYTES // events.MAX_TEXT_CHARACTERS):
+        writer.append([events.Text(text="x" * events.MAX_TEXT_CHARACTERS)])
+    writer.finish(events.Completed())
+    before = resident(heartline)
+    slow = [watcher(heartline, writer.run_id, receive_bytes=65536) for _ in range(SLOW)]
+    eventually(lambda: watching(heartline) == SLOW, what="all of them watch")
+    assert len(set(read_all([watcher(heartline, writer.run_id)]))) == 1
+    assert resident(heartline) - before < SLOW * 1024 * 1024
+    assert len(set(read_all(slow))) == 1
