@@ -68,9 +68,33 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     told = False
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi: Any = Lean(self.wsgi)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.told = True
         gevent.spawn_later(self.app.notice_seconds, super().handle_exit, sig, frame)
+
+
+class Lean:
+    """The WSGI application, of which a stream holds as little as possible for as long as it lasts (measured: a fifth).
+
+    A request is worked on in a greenlet of its own, so that its deep stack goes with it; gunicorn's greenlet only
+    reads the answer. And gunicorn's account of the request is emptied, which it keeps for an access log that is off.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        body = gevent.spawn(self._application, environ, start_response).get()
+        file_wrapper = environ["wsgi.file_wrapper"]  # gunicorn looks at this one yet
+        environ.clear()
+        environ["wsgi.file_wrapper"] = file_wrapper
+        asked = start_response.__self__.req
+        asked.headers = [header for header in asked.headers if header[0] == "CONNECTION"]  # it ends as this one says
+        return body
 
 
 class Replica(BaseApplication):  # type: ignore[misc]

@@ -25,7 +25,10 @@ PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 class Counted:
     """A body as it is sent, and how many bytes it was."""
 
-    def __init__(self, body: Any) -> None:
+    __slots__ = ("_body", "_chunks", "_on_close", "bytes")
+
+    def __init__(self, body: Any, on_close: Callable[[], None] | None = None) -> None:
+        self._on_close = on_close
         self._body = body
         self._chunks = iter(body)
         self.bytes = 0
@@ -40,9 +43,14 @@ class Counted:
 
     def close(self) -> None:
         """The body is let go of, too: a chain of iterators has no `close`, and its parts end when they are dropped."""
-        if hasattr(self._body, "close"):
-            self._body.close()
-        self._body = self._chunks = iter(())
+        body, self._body, self._chunks = self._body, (), iter(())
+        on_close, self._on_close = self._on_close, None  # it closes this again
+        try:
+            if hasattr(body, "close"):
+                body.close()
+        finally:
+            if on_close is not None:
+                on_close()
 
 
 def register(app: Flask, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,11 +70,12 @@ def register(app: Flask, clock: Callable[[], float] = time.monotonic) -> None:
         }
         whose = {"owner": g.get("owner"), "run_id": _run_id(response), "trace_id": trace_id_of(request) or None}
         began = g.began
-        body = Counted(response.response)
+        body = Counted(response.response, response.close)
         if request.method == "HEAD":
             pass
         elif response.is_streamed:
             response.response = body
+            response.direct_passthrough = True  # no iterators of werkzeug's around it, which each stream would hold
         else:
             body.bytes = response.calculate_content_length() or 0
 

@@ -4,8 +4,7 @@ A server that only writes notices a closed socket with its second write, which m
 """
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -20,6 +19,8 @@ class Client:
     It also remembers what its stream was: how many events, and in one word how it ended.
     """
 
+    __slots__ = ("_socket", "ended", "events", "gone")
+
     def __init__(self, sock: Any = None) -> None:
         self._socket = sock
         self.gone = False
@@ -32,26 +33,17 @@ class Client:
         client: Client = request.environ.setdefault(_ENVIRON, cls(request.environ.get("gunicorn.socket")))
         return client
 
-    @contextmanager
-    def calling(self, on_gone: Callable[[], None]) -> Iterator[None]:
+    def calling(self, on_gone: Callable[[], None]) -> "Calling":
         """While this lasts, `on_gone` is called at once when the client closes its socket. It must not block."""
-        if self._socket is None:
-            yield
-            return
-        watcher = gevent.get_hub().loop.io(self._socket.fileno(), 1)
+        return Calling(self, on_gone)
 
-        def readable() -> None:
-            if self._closed():
-                self.gone = True
-                on_gone()
-            watcher.stop()  # closed, or the next request is already here: there is no more to learn
+    def watcher(self) -> Any:
+        """gevent's, of the socket; None without one."""
+        return None if self._socket is None else gevent.get_hub().loop.io(self._socket.fileno(), 1)
 
-        watcher.start(readable)
-        try:
-            yield
-        finally:
-            watcher.stop()
-            watcher.close()
+    def look(self) -> None:
+        """Find out whether it has gone."""
+        self.gone = self.gone or self._closed()
 
     def _closed(self) -> bool:
         try:
@@ -60,3 +52,29 @@ class Client:
             return False
         except OSError:
             return True
+
+
+class Calling:
+    """A `with` block in which it is noticed that a client closes its socket."""
+
+    __slots__ = ("_client", "_on_gone", "_watcher")
+
+    def __init__(self, client: Client, on_gone: Callable[[], None]) -> None:
+        self._client = client
+        self._on_gone = on_gone
+        self._watcher = client.watcher()
+
+    def __enter__(self) -> None:
+        if self._watcher is not None:
+            self._watcher.start(self._readable)
+
+    def __exit__(self, *_: object) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+
+    def _readable(self) -> None:
+        self._client.look()
+        if self._client.gone:
+            self._on_gone()
+        self._watcher.stop()  # closed, or the next request is already here: there is no more to learn

@@ -6,8 +6,6 @@ breaks. Whoever must have every event reads the log (`app.relay`).
 
 import logging
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -20,24 +18,29 @@ from app.dialects import Dialect
 from app.metrics import HUB_RECONNECTS, WATCHERS
 from core import events, keys
 from core.clients import AWAY
+from core.log import PAGE
 
 logger = logging.getLogger(__name__)
 
 PING_EVERY_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
-RECENT_EVENTS = 256
-RECENT_BYTES = 256 * 1024
+RECENT_BYTES = 2 * 1024 * 1024
+"""How much a replica keeps of what is new, of all runs together: whoever is further behind reads the log."""
+
+ENTRY_BYTES = 512
+"""What an entry weighs beside its text, which it holds as it came, decoded and rendered."""
 
 
 class Entry:
     """One event as it came from Redis, with what it looks like in each dialect that was asked for."""
 
-    __slots__ = ("_rendered", "data", "event", "seq")
+    __slots__ = ("_rendered", "data", "event", "seq", "weight")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.event = events.decode(data)
         self.seq = self.event.seq
+        self.weight = 3 * len(data) + ENTRY_BYTES
         self._rendered: dict[Dialect, bytes] = {}
 
     def rendered(self, dialect: Dialect) -> bytes:
@@ -51,13 +54,14 @@ class Entry:
 class Feed:
     """The newest events of one run on this replica: a window without holes, and the signal that it moved."""
 
+    __slots__ = ("_moved", "_recent", "confirmations", "live", "run_id", "watchers")
+
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.watchers = 0
         self.live = False  # whether messages can be expected to arrive
         self.confirmations = 0  # each one is a moment before which messages may have been lost
         self._recent: deque[Entry] = deque()
-        self._bytes = 0
         self._moved = Signal()
 
     def confirm(self) -> None:
@@ -71,30 +75,31 @@ class Feed:
         self.live = False
         self.wake()
 
-    def publish(self, entry: Entry) -> None:
-        """Take a message from the channel."""
+    def publish(self, entry: Entry) -> bool:
+        """Take a message from the channel; returns whether it is kept."""
         last = self._recent[-1].seq if self._recent else None
         if last is not None and entry.seq <= last:
-            return
+            return False
         if last is not None and entry.seq > last + 1:
             self._recent.clear()
-            self._bytes = 0
         self._recent.append(entry)
-        self._bytes += len(entry.data)
-        while len(self._recent) > RECENT_EVENTS or (self._bytes > RECENT_BYTES and len(self._recent) > 1):
-            self._bytes -= len(self._recent.popleft().data)
         self.wake()
+        return True
+
+    def forget(self, entry: Entry) -> None:
+        """Let go of the oldest entry, if it is this one."""
+        if self._recent and self._recent[0] is entry:
+            self._recent.popleft()
 
     def after(self, cursor: int) -> list[Entry] | None:
-        """What is known behind `cursor`, or None when the window starts too late to say."""
+        """What is known behind `cursor`, at most a page of it, or None when the window starts too late to say."""
         recent = self._recent
-        if not recent or recent[-1].seq <= cursor:
+        behind = recent[-1].seq - cursor if recent else 0
+        if behind <= 0:
             return []
-        if recent[0].seq > cursor + 1:
+        if behind > len(recent):
             return None
-        if recent[-1].seq == cursor + 1:
-            return [recent[-1]]
-        return [entry for entry in recent if entry.seq > cursor]
+        return [recent[-i] for i in range(behind, max(behind - PAGE, 0), -1)]
 
     def signal(self) -> Signal:
         """Set when the feed moves next. Take it before looking: what happens in between sets it too."""
@@ -106,12 +111,33 @@ class Feed:
         moved.set()
 
 
+class Recent:
+    """What the feeds hold, in the order in which it came: when it weighs too much, the oldest is let go of, whichever
+    run it is of. So what a replica holds does not grow with the number of runs."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[Feed, Entry]] = deque()
+        self._bytes = 0
+
+    def publish(self, feed: Feed, entry: Entry) -> None:
+        """Give the feed its newest entry, and make room for it."""
+        if not feed.publish(entry):
+            return
+        self._held.append((feed, entry))
+        self._bytes += entry.weight
+        while self._bytes > RECENT_BYTES and len(self._held) > 1:
+            oldest_feed, oldest = self._held.popleft()
+            self._bytes -= oldest.weight
+            oldest_feed.forget(oldest)
+
+
 class Hub:
     """Keeps one connection subscribed to the channels of all watched runs."""
 
     def __init__(self, redis_url: str) -> None:
         self._pool = ConnectionPool.from_url(redis_url, protocol=2, socket_connect_timeout=5)
         self._feeds: dict[bytes, Feed] = {}
+        self._recent = Recent()
         self._connection: Any = None
         self._sending = RLock()  # commands go out whole; only `_listen` reads
         self._heard = True
@@ -124,9 +150,8 @@ class Hub:
         gevent.killall(self._greenlets)
         self._drop_connection()
 
-    @contextmanager
-    def watch(self, run_id: str) -> Iterator[Feed]:
-        """The run's feed, for as long as the block lasts."""
+    def enter(self, run_id: str) -> Feed:
+        """The run's feed, which has one watcher more, until that one leaves."""
         channel = keys.channel(run_id).encode()
         feed = self._feeds.get(channel)
         if feed is None:
@@ -136,13 +161,19 @@ class Hub:
         try:
             if feed.watchers == 1:
                 self._send("SUBSCRIBE", channel)
-            yield feed
-        finally:
-            feed.watchers -= 1
-            WATCHERS.dec()
-            if not feed.watchers:
-                del self._feeds[channel]
-                self._send("UNSUBSCRIBE", channel)
+        except BaseException:
+            self.leave(feed)
+            raise
+        return feed
+
+    def leave(self, feed: Feed) -> None:
+        """A watcher has gone."""
+        feed.watchers -= 1
+        WATCHERS.dec()
+        if not feed.watchers:
+            channel = keys.channel(feed.run_id).encode()
+            del self._feeds[channel]
+            self._send("UNSUBSCRIBE", channel)
 
     def wake(self) -> None:
         """Have every watcher of every run look again."""
@@ -208,7 +239,7 @@ class Hub:
             return
         if kind == b"message":
             try:
-                feed.publish(Entry(rest[0]))
+                self._recent.publish(feed, Entry(rest[0]))
             except msgspec.MsgspecError:
                 logger.warning("hub_unreadable_message run_id=%s", feed.run_id)
         elif kind == b"subscribe":

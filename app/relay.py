@@ -10,7 +10,9 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
+from typing import Any, ParamSpec, TypeVar, cast
 
+import gevent
 from gevent import Timeout
 from gevent.event import Event as Signal
 
@@ -31,9 +33,39 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.5
 PLACE_EVERY_SECONDS = 1.0
 READ_AGAIN = -1
+CHUNK_BYTES = 64 * 1024
+"""About how much is written at a time: a client that is slow to take it has the replica hold so much, and no more."""
 TAKING_TURNS = 0
 ANSWER_SECONDS = 1.0
 """For so long a stream waits for an answer of Redis before it counts as away: heartbeats do not wait for more."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def ask(question: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What Redis answers. Raises one of `AWAY`, or gevent's `Timeout` when it takes too long.
+
+    It is asked in a greenlet of its own, because a greenlet keeps its stack as large as it has ever been: redis-py
+    calls deep, and a stream that has called it once would hold that for as long as it lasts (4 to 8 KB, measured).
+    """
+    asked = gevent.spawn(_answer, question, *args, **kwargs)
+    try:
+        answer = asked.get(timeout=ANSWER_SECONDS)
+    finally:
+        asked.kill(block=False)
+    if isinstance(answer, Exception):
+        raise answer
+    return cast(R, answer)
+
+
+def _answer(question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Its errors are returned: gevent would print each that ends a greenlet."""
+    try:
+        return question(*args, **kwargs)
+    except Exception as error:
+        return error
 
 
 class Relay:
@@ -67,8 +99,12 @@ class Relay:
         try:
             if opening := dialect.opening(resumed=after > 0):
                 yield opening
-            with self._hub.watch(run.id) as feed, client.calling(feed.wake):
-                client.ended = yield from Watch(self, run, feed, dialect, client, after).chunks()
+            feed = self._hub.enter(run.id)
+            try:
+                with client.calling(feed.wake):
+                    client.ended = yield from Watch(self, run, feed, dialect, client, after).chunks()
+            finally:
+                self._hub.leave(feed)
         except Exception:
             client.ended = "error"
             raise
@@ -78,6 +114,11 @@ class Relay:
 
 class Watch:
     """One client's reading of one run: a cursor, and when the client last got a byte."""
+
+    __slots__ = (
+        "_away", "_client", "_confirmations", "_cursor", "_dialect", "_feed", "_lot", "_page", "_place", "_relay",
+        "_replaying", "_run", "_written_at",
+    )  # fmt: skip
 
     def __init__(self, relay: Relay, run: Run, feed: Feed, dialect: Dialect, client: Client, cursor: int) -> None:
         self._relay = relay
@@ -90,6 +131,7 @@ class Watch:
         self._confirmations = 0  # how many of the feed's the log has been read for; READ_AGAIN: read it anyway
         self._away = False  # whether Redis was, when last asked
         self._replaying = True  # until the log has been read to its end once
+        self._page = PAGE  # how many events the log is read for at a time: fewer where they are large
         self._place: int | None = None  # in the queue, as the client was told
         self._lot = random.random()  # noqa: S311
 
@@ -99,14 +141,20 @@ class Watch:
             signal = self._feed.signal()
             replaying = self._replaying
             if entries := self._next():
-                newest = entries[-1]
+                newest = entries[-1].event
                 self._cursor = newest.seq
                 self._client.events += len(entries)
                 if not replaying:
-                    LOG_LAG.observe(max(0.0, time.time() - newest.event.at))
-                yield from self._write(b"".join([entry.rendered(self._dialect) for entry in entries]))
-                if isinstance(newest.event, events.Terminal):
+                    LOG_LAG.observe(max(0.0, time.time() - newest.at))
+                data = b"".join([entry.rendered(self._dialect) for entry in entries])
+                ended, anything = isinstance(newest, events.Terminal), True
+                del entries, newest  # a client that is slow to take the bytes holds these and nothing else
+                yield from self._write(data)
+                del data
+                if ended:
                     return "completed"
+            else:
+                anything = False
             if self._relay.drain.is_over_for(self._dialect, self._lot):
                 yield from self._write(self._dialect.farewell())
                 return "drained"
@@ -117,7 +165,7 @@ class Watch:
                 yield from self._write(self._dialect.heartbeat())
                 HEARTBEATS.inc()
                 self._confirmations = READ_AGAIN
-            elif not entries:
+            elif not anything:
                 yield from self._write(self._queued())
                 self._wait(signal)
         return "client_gone"
@@ -134,21 +182,23 @@ class Watch:
         """What comes behind the cursor: from the feed when it is sure to have it, else from the log."""
         known = self._feed.after(self._cursor)
         if known is not None and self._feed.confirmations == self._confirmations:
-            return known
+            return fitting(known)
         confirmations = self._feed.confirmations  # of now: one that comes while the log is read counts
         entries = self._replay()
         if not self._replaying and len(entries) > len(known or ()):
             asked = self._confirmations == READ_AGAIN
             GAPS_HEALED.labels("hole" if known is None else "asked" if asked else "resubscribed").inc()
+        fit = fitting(entries)
+        more = len(entries) == self._page or len(fit) < len(entries)
+        self._page = min(PAGE, 2 * len(fit)) if fit else PAGE
         if not self._away:
-            self._replaying = len(entries) == PAGE
-        self._confirmations = READ_AGAIN if self._away or len(entries) == PAGE else confirmations
-        return entries
+            self._replaying = more
+        self._confirmations = READ_AGAIN if self._away or more else confirmations
+        return fit
 
     def _replay(self) -> list[Entry]:
         try:
-            with Timeout(ANSWER_SECONDS):
-                entries = [Entry(data) for data in self._relay.log.read(self._run.id, after=self._cursor)]
+            entries = [Entry(data) for data in ask(self._relay.log.read, self._run.id, self._cursor, self._page)]
         except (*AWAY, Timeout) as error:
             logger.warning("relay_redis_away run_id=%s error=%s", self._run.id, type(error).__name__)
             entries, self._away = [], True
@@ -160,11 +210,10 @@ class Watch:
         """Whether Redis has lost the run, or the run has ended before what this client has read of it. Only Redis
         can say so: while it is away, nothing is lost yet."""
         try:
-            with Timeout(ANSWER_SECONDS):
-                last = self._relay.log.last(self._run.id)
-                if isinstance(last, events.Terminal):
-                    return last.seq <= self._cursor
-                return not self._relay.log.exists(self._run.id)
+            last = ask(self._relay.log.last, self._run.id)
+            if isinstance(last, events.Terminal):
+                return last.seq <= self._cursor
+            return not ask(self._relay.log.exists, self._run.id)
         except (*AWAY, Timeout):
             return False
 
@@ -191,6 +240,16 @@ class Watch:
             self._confirmations = READ_AGAIN  # the channel is down: poll the log until it is back
 
 
+def fitting(entries: list[Entry]) -> list[Entry]:
+    """The first of them, as many as are written at a time; at least one, if there is any."""
+    size = 0
+    for number, entry in enumerate(entries):
+        size += len(entry.data)
+        if size > CHUNK_BYTES and number:
+            return entries[:number]
+    return entries
+
+
 class Places:
     """Each waiting run's place in its lane of the queue, asked for once per interval however many wait."""
 
@@ -207,9 +266,8 @@ class Places:
         if self._clock() - self._asked_at >= PLACE_EVERY_SECONDS:
             self._asked_at = self._clock()
             try:
-                with Timeout(ANSWER_SECONDS):
-                    lines = [self._queue.waiting(lane) for lane in Lane]
-                    taking_turns = self._taking_turns.all()
+                lines = [ask(self._queue.waiting, lane) for lane in Lane]
+                taking_turns = ask(self._taking_turns.all)
                 places = {waiting: i for line in lines for i, waiting in enumerate(line, start=1)}
                 self._places = {**places, **dict.fromkeys(taking_turns, TAKING_TURNS)}
             except (*AWAY, Timeout):

@@ -1,8 +1,6 @@
 """What is counted by those who end runs and relay them, on a real Valkey."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from prometheus_client import REGISTRY
@@ -56,9 +54,11 @@ class StillHub:
     def __init__(self, run: Run) -> None:
         self.feed = StillFeed(run.id)
 
-    @contextmanager
-    def watch(self, run_id: str) -> Iterator[Feed]:
-        yield self.feed
+    def enter(self, run_id: str) -> Feed:
+        return self.feed
+
+    def leave(self, feed: Feed) -> None:
+        pass
 
 
 @pytest.fixture
