@@ -10,11 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import caddy
+from tests.caddy import Caddy
 from tests.conftest import skip_unless_ci
 from tests.deployment import DEPLOYMENT, KEYS, Deployment, eventually
 from tests.doubles.anthropic_api import ScriptedApi, Text, Turn
-from tests.e2e import caddy, openwebui
-from tests.e2e.caddy import Caddy
+from tests.e2e import openwebui
 from tests.e2e.openwebui import Connection, OpenWebUI
 from worker.process import MARK
 
@@ -112,8 +113,7 @@ def wake(seconds: str) -> None:
 
 @pytest.fixture(scope="session")
 def _stage(tmp_path_factory: pytest.TempPathFactory, claude_bin: str) -> Iterator[Stage]:
-    if not caddy.installed():
-        skip_unless_ci("no caddy on PATH (https://caddyserver.com/docs/install)")
+    caddy.program()
     if not openwebui.program().exists():
         skip_unless_ci(f"no Open WebUI at {openwebui.program()}: say `make e2e`")
     folder = tmp_path_factory.mktemp("e2e")
