@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,7 @@ class Caddy:
             "CADDY_API": hosts(api),
             "CADDY_DASHBOARD": hosts(dashboard or api),
             "CADDY_CHAT": NOBODY,
+            **buffering(self._program),
             **(environment or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -128,6 +130,13 @@ class Caddy:
         """The official client through Caddy."""
         with openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEYS[owner], timeout=60, max_retries=0) as client:
             yield client
+
+
+def buffering(caddy: str) -> dict[str, str]:
+    """What the Caddyfile asks for with an older Caddy."""
+    version = subprocess.run([caddy, "version"], capture_output=True, text=True, check=True).stdout
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    return {"CADDY_BUFFER": "buffer_requests"} if found < (2, 6, 3) else {}
 
 
 def hosts(urls: Sequence[str]) -> str:

@@ -98,6 +98,7 @@ class Composed:
             "CADDY_CHAT_SITE": f"http://{self.address('chat')}",
             "CADDY_CHAT": caddy.NOBODY,
             "CADDY_ADMIN": self.address("admin"),
+            **caddy.buffering(caddy.program()),
             "XDG_DATA_HOME": str(self.folder / "caddy"),
             "XDG_CONFIG_HOME": str(self.folder / "caddy"),
         }
