@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from core.run import Lane, Run
@@ -97,7 +98,8 @@ class Clis:
         """Whether it was kept. Not one that has left something running, nor one that went to another folder: where
         the next command begins must not depend on who performs it."""
         sessions = self._workspaces.sessions(run)
-        if sessions is None or not self._starter.is_alone(cli) or not _copied(sessions, run.id, cli, last_entry):
+        paths = self._starter.workspace_paths(cli)
+        if sessions is None or not self._starter.is_alone(cli) or not _copied(sessions, run.id, cli, last_entry, paths):
             return False
         self._workspaces.touch(cli.id)
         return self._starter.answers(cli, ANSWER_SECONDS) and self._pool.keep(cli, run)
@@ -113,10 +115,10 @@ class Clis:
             self._starter.remove(cli)
 
 
-def _copied(sessions: Sessions, run_id: str, cli: StartedCli, last_entry: str) -> bool:
+def _copied(sessions: Sessions, run_id: str, cli: StartedCli, last_entry: str, paths: Collection[str]) -> bool:
     deadline = time.monotonic() + SESSION_SECONDS
     try:
-        while not sessions.copy(run_id, cli.id, cli.config, last_entry, cli.cwd):
+        while not sessions.copy(run_id, cli.id, cli.config, last_entry, paths):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.01)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -38,13 +38,14 @@ class Sessions:
             os.replace(arriving, self._path(run_id))
             _remove_if_empty(written.parent)
 
-    def copy(self, run_id: str, session_id: str, config: Path, last_entry: str, cwd: str) -> bool:
+    def copy(self, run_id: str, session_id: str, config: Path, last_entry: str, at: Collection[str]) -> bool:
         """Keep a copy of the session of a CLI that lives on; False while the CLI has not written all of it, up to
-        the entry with the uuid `last_entry`, or when it is elsewhere than in `cwd`. Raises `OSError`."""
+        the entry with the uuid `last_entry`, or when it has gone from its workspace, whose paths are `at`. Raises
+        `OSError`."""
         for written in _written(session_id, config):
             content = _content(written)
-            moved = content.rfind(b'"cwd":') != content.rfind(f'"cwd":{json.dumps(cwd, ensure_ascii=False)}'.encode())
-            if last_entry and last_entry.encode() in content and content.endswith(b"\n") and not moved:
+            whole = last_entry and last_entry.encode() in content and content.endswith(b"\n")
+            if whole and any(_last_cwd(content) == content.rfind(_cwd(path)) for path in at):
                 arriving = self._arriving(run_id)
                 arriving.write_bytes(content)
                 os.replace(arriving, self._path(run_id))
@@ -71,6 +72,14 @@ def discard(session_id: str, config: Path) -> None:
 
 def _written(session_id: str, config: Path) -> Iterator[Path]:
     return config.glob(f"projects/*/{UUID(session_id)}.jsonl")
+
+
+def _last_cwd(content: bytes) -> int:
+    return content.rfind(b'"cwd":')
+
+
+def _cwd(path: str) -> bytes:
+    return f'"cwd":{json.dumps(path, ensure_ascii=False)}'.encode()
 
 
 def _content(path: Path) -> bytes:

@@ -143,6 +143,10 @@ class Starter:
         )
         return unchanged and cli.process.is_quiet()
 
+    def workspace_paths(self, cli: StartedCli) -> set[str]:
+        """The paths of its workspace as the CLI may know it: where it began, and where it is since it moved in."""
+        return {cli.cwd, self._sandbox.cwd(cli.workspace)}
+
     def is_alone(self, cli: StartedCli) -> bool:
         """Whether nothing is left of what it has started."""
         return cli.process.is_alone(self._sandbox.layers)
