@@ -157,6 +157,7 @@ def _check(settings: Settings) -> None:
     _ladder(settings, "heartbeat_seconds", "proxy_idle_seconds", "or a proxy closes a silent stream first")
     _ladder(settings, "stop_grace_seconds", "drain_seconds", "or a stopping worker has no time to stop its runs")
     _ladder(settings, "run_timeout_seconds", "log_ttl_seconds", "or a run outlives its own log")
+    _ladder(settings, "warm_seconds", "log_ttl_seconds", "or a waiting CLI outlives its folder")
     _ladder(settings, "max_prompt_bytes", "max_body_bytes", "or the prompt limit can never apply", equal=True)
 
 

@@ -5,8 +5,10 @@ What the CLI prints is seen with 2.1.329: `system/init`, then per message of the
 lines with the tools' results, and one `result`. Lines of sub-agents carry `parent_tool_use_id`.
 """
 
+import itertools
 import json
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -141,6 +143,19 @@ def _decode_torn(line: bytes) -> Line:
         return whole
     delta = msgspec.convert(torn["event"]["delta"], Delta)
     return msgspec.structs.replace(whole, event=msgspec.structs.replace(whole.event, delta=delta))
+
+
+def from_init(lines: Iterable[bytes]) -> list[bytes]:
+    """The lines from the one on with which the CLI begins a turn; none when it is not among them."""
+    return list(itertools.dropwhile(lambda line: not _begins(line), lines))
+
+
+def _begins(line: bytes) -> bool:
+    try:
+        found = decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return (found.type, found.subtype) == ("system", "init")
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

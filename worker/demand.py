@@ -20,19 +20,28 @@ class Demand:
         """`prior`: kinds that may be asked for, and how much a request of theirs weighs."""
         self._prior = {setup: PRIOR * weight for setup, weight in prior}
         self._asked: dict[Setup, tuple[float, float]] = {}  # the weight, and when it was that
+        self._first: dict[Setup, float] = {}  # what the first request weighed of a kind that nobody expected
 
     def add(self, setup: Setup, weight: float, now: float) -> None:
         """There has been a request for this kind."""
+        if setup not in self._prior:
+            self._first.setdefault(setup, weight)
         self._asked[setup] = (self._faded(setup, now) + weight, now)
         while len(self._asked) > MAX_KINDS:
-            del self._asked[min(self._asked, key=lambda known: self._faded(known, now))]
+            self._asked.pop(least := min(self._asked, key=lambda known: self._faded(known, now)))
+            self._first.pop(least, None)
 
     def shares(self, count: int, now: float) -> list[Setup]:
         """Which `count` should wait, the most wanted first: each next one goes to the kind with the most weight for
-        each that it would have then (the method of D'Hondt)."""
-        weights = {
-            setup: self._prior.get(setup, 0.0) + self._faded(setup, now) for setup in {**self._prior, **self._asked}
+        each that it would have then (the method of D'Hondt).
+
+        Of a kind that nobody expected, the first request does not count: some system prompts never come again.
+        """
+        kinds = {**self._prior, **self._asked}
+        every = {
+            kind: self._prior.get(kind, 0.0) + self._faded(kind, now) - self._first.get(kind, 0.0) for kind in kinds
         }
+        weights = {kind: weight for kind, weight in every.items() if weight > 0}
         given: Counter[Setup] = Counter()
         chosen: list[Setup] = []
         while weights and len(chosen) < count:

@@ -89,6 +89,9 @@ class Sandbox(Protocol):
     def inside(self, private: Path) -> Path:
         """Where a run sees its private folder."""
 
+    def cwd(self, workspace: Path) -> str:
+        """The path of its workspace as a run knows it."""
+
     def config(self, private: Path, environment: Mapping[str, str]) -> Path:
         """The folder in which the CLI keeps its sessions, as the worker sees it."""
 
@@ -111,6 +114,9 @@ class NoSandbox:
 
     def inside(self, private: Path) -> Path:
         return private
+
+    def cwd(self, workspace: Path) -> str:
+        return os.path.realpath(workspace)
 
     def config(self, private: Path, environment: Mapping[str, str]) -> Path:
         return _config(environment)
@@ -146,6 +152,9 @@ class Bubblewrap:
 
     def inside(self, private: Path) -> Path:
         return GIVEN
+
+    def cwd(self, workspace: Path) -> str:
+        return str(WORKSPACE)
 
     def config(self, private: Path, environment: Mapping[str, str]) -> Path:
         return private / "home" / ".claude"

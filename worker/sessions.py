@@ -6,11 +6,15 @@ from anywhere (`--resume FILE --fork-session`): the new session holds the old on
 """
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from uuid import UUID
+
+MAX_BYTES = 256 << 20
 
 
 class Sessions:
@@ -27,17 +31,21 @@ class Sessions:
     def keep(self, run_id: str, session_id: str, config: Path) -> None:
         """Keep the session of a CLI that has exited, from its folder `config`, as the run's. Raises `OSError`."""
         for written in _written(session_id, config):
+            if not written.is_file() or written.is_symlink():
+                continue
             arriving = self._arriving(run_id)
             shutil.move(written, arriving)
             os.replace(arriving, self._path(run_id))
             _remove_if_empty(written.parent)
 
-    def copy(self, run_id: str, session_id: str, config: Path, last_entry: str) -> bool:
+    def copy(self, run_id: str, session_id: str, config: Path, last_entry: str, at: Collection[str]) -> bool:
         """Keep a copy of the session of a CLI that lives on; False while the CLI has not written all of it, up to
-        the entry with the uuid `last_entry`. Raises `OSError`."""
+        the entry with the uuid `last_entry`, or when it has gone from its workspace, whose paths are `at`. Raises
+        `OSError`."""
         for written in _written(session_id, config):
-            content = written.read_bytes()
-            if last_entry and last_entry.encode() in content and content.endswith(b"\n"):
+            content = _content(written)
+            whole = last_entry and last_entry.encode() in content and content.endswith(b"\n")
+            if whole and any(_last_cwd(content) == content.rfind(_cwd(path)) for path in at):
                 arriving = self._arriving(run_id)
                 arriving.write_bytes(content)
                 os.replace(arriving, self._path(run_id))
@@ -64,6 +72,22 @@ def discard(session_id: str, config: Path) -> None:
 
 def _written(session_id: str, config: Path) -> Iterator[Path]:
     return config.glob(f"projects/*/{UUID(session_id)}.jsonl")
+
+
+def _last_cwd(content: bytes) -> int:
+    return content.rfind(b'"cwd":')
+
+
+def _cwd(path: str) -> bytes:
+    return f'"cwd":{json.dumps(path, ensure_ascii=False)}'.encode()
+
+
+def _content(path: Path) -> bytes:
+    """Nothing for what is no file of a likely size: where tools are not walled in, they can write there."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES else b""
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -196,9 +196,9 @@ class Slots:
             for thread in self._threads:
                 thread.stop_run(ending)  # again and again: one may just be about to begin
                 thread.join(0.05)
-        self._pool.join(2 * self._settings.stop_grace_seconds)
+        waiting_ended = self._pool.join(2 * self._settings.stop_grace_seconds)
         left = sum(not thread.stopped for thread in self._threads)
-        if left:
+        if left or not waiting_ended:
             end_own(os.getpid())
         logger.info("worker_stopped worker=%s left=%d", self.name, left)
 

@@ -1,7 +1,7 @@
 """Starting the CLI: for one run, or ahead of time for whichever run it fits."""
 
+import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +11,17 @@ from core.run import Run, RunRequest, new_id
 from worker import command
 from worker.answer_file import AnswerFile
 from worker.process import Process
-from worker.sandbox import NO_SANDBOX, Sandbox
+from worker.sandbox import NO_SANDBOX, Sandbox, login
 from worker.sessions import discard
 from worker.workspace import Workspaces
 
+logger = logging.getLogger(__name__)
+
 READY_SECONDS = 30.0
+
+
+Identity = tuple[int, ...]
+"""Tells a file from another one, and from itself before it was written again; empty for one that is not there."""
 
 
 class NotReady(Exception):
@@ -41,19 +47,18 @@ class Setup:
     profile: Profile = field(hash=False)
     system: str = ""
     effort: str | None = None
-    schema: str = ""
     lasting: bool = False  # it keeps its session
 
     @classmethod
     def of(cls, work: Work) -> "Setup":
         """What the run needs."""
         asked = work.request
-        return cls(work.profile, asked.system, asked.effort, asked.schema, lasting=work.run.place is not None)
+        return cls(work.profile, asked.system, asked.effort, lasting=work.run.place is not None)
 
     @property
     def request(self) -> RunRequest:
         """A request that asks for all of this, and nothing yet."""
-        return RunRequest(messages=(), system=self.system, effort=self.effort, schema=self.schema)
+        return RunRequest(messages=(), system=self.system, effort=self.effort)
 
 
 @dataclass(eq=False)
@@ -64,9 +69,10 @@ class StartedCli:
     setup: Setup
     process: Process
     workspace: Path
+    folder: Identity  # the workspace's, whatever its path is now
+    cwd: str  # the workspace's path as the CLI knows it
     config: Path  # the folder in which it keeps its session
-    place: os.stat_result  # the workspace's, whatever its path is now
-    program: os.stat_result  # the CLI's own: another version has another
+    installed: tuple[Identity, Identity]  # what was installed when it started: the CLI, and the operator's login
     answer_file: AnswerFile | None = None
     owner: str = ""
     answered: str = ""  # the id of the run that it performed last
@@ -95,18 +101,17 @@ class Starter:
         return self._start(work.run.id, work.request, setup, workspace, session=session, answer_file=answer_file)
 
     def ahead(self, setup: Setup) -> StartedCli:
-        """A CLI that is up and waits to be asked, in a workspace of its own or its profile's.
+        """A CLI that is up and waits to be asked, in a workspace of its own.
 
         Raises `OSError`, `ConfigurationError` or `NotReady`.
         """
-        cli_id, directory = new_id(), setup.profile.directory
-        workspace = Path(directory) if directory else self._workspaces.spare(cli_id)
-        cli = self._start(cli_id, setup.request, setup, workspace)
+        cli_id = new_id()
+        cli = self._start(cli_id, setup.request, setup, self._workspaces.spare(cli_id))
         if self.answers(cli, READY_SECONDS):
             return cli
         self.end(cli, 0)
         self.remove(cli)
-        raise NotReady(f"exit code {cli.process.returncode}: {cli.process.stderr(0)[-300:]}")
+        raise NotReady(f"exit code {cli.process.returncode}")
 
     def answers(self, cli: StartedCli, seconds: float) -> bool:
         """Whether it lives, says so within `seconds`, and says nothing else."""
@@ -122,22 +127,25 @@ class Starter:
         cli.process.close(grace_seconds, patience_seconds)
 
     def remove(self, cli: StartedCli) -> None:
-        """Remove what is left of a CLI that has ended. Raises `OSError`."""
+        """Remove what is left of a CLI that has ended."""
         try:
             if cli.setup.lasting:
                 discard(cli.id, cli.config)
-        finally:
-            self._workspaces.remove(cli.id)
+        except OSError as error:
+            logger.warning("session_not_removed cli=%s error=%s", cli.id, error)
+        self._workspaces.remove(cli.id)
 
     def is_fit(self, cli: StartedCli) -> bool:
         """Whether a CLI that waits can be asked: it lives, has nothing more to say, its workspace is still there, and
-        no other version has been installed meanwhile."""
-        try:
-            there = os.path.samestat(cli.place, os.stat(cli.workspace))
-            latest = os.path.samestat(cli.program, self._program())
-        except OSError:
-            return False
-        return there and latest and cli.process.is_quiet()
+        neither another version nor another login has come meanwhile."""
+        unchanged = (
+            identity(cli.workspace)[:2] == cli.folder[:2] and self._installed(cli.setup.profile) == cli.installed
+        )
+        return unchanged and cli.process.is_quiet()
+
+    def workspace_paths(self, cli: StartedCli) -> set[str]:
+        """The paths of its workspace as the CLI may know it: where it began, and where it is since it moved in."""
+        return {cli.cwd, self._sandbox.cwd(cli.workspace)}
 
     def is_alone(self, cli: StartedCli) -> bool:
         """Whether nothing is left of what it has started."""
@@ -153,9 +161,9 @@ class Starter:
         session: Path | None = None,
         answer_file: AnswerFile | None = None,
     ) -> StartedCli:
-        private = self._workspaces.private(cli_id)
         try:
-            program = self._program(setup.profile)
+            private = self._workspaces.private(cli_id)
+            folder, installed = identity(workspace), self._installed(setup.profile)
             prepared = command.prepare(
                 cli_id,
                 request,
@@ -170,6 +178,8 @@ class Starter:
                 denied_tools=self._sandbox.denied_tools,
             )
             confined = self._sandbox.wrap(prepared, workspace=workspace, private=private, profile=setup.profile)
+            config = self._sandbox.config(private, confined.environment)
+            cwd = self._sandbox.cwd(workspace)
             process = Process(
                 confined.argv,
                 stdin=confined.stdin,
@@ -181,9 +191,17 @@ class Starter:
         except BaseException:
             self._workspaces.remove(cli_id)
             raise
-        config = self._sandbox.config(private, confined.environment)
-        return StartedCli(cli_id, setup, process, workspace, config, os.stat(workspace), program, answer_file)
+        return StartedCli(cli_id, setup, process, workspace, folder, cwd, config, installed, answer_file)
 
-    def _program(self, profile: Profile | None = None) -> os.stat_result:
-        diagnostic = profile is not None and profile.runner == "diagnostic"
-        return os.stat(sys.executable if diagnostic else self._claude_bin)
+    def _installed(self, profile: Profile) -> tuple[Identity, Identity]:
+        if profile.runner == "diagnostic":
+            return (), ()
+        return identity(self._claude_bin), identity(login(self._environ))
+
+
+def identity(path: str | Path) -> Identity:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -19,7 +19,7 @@ from core.log import Writer
 from core.nodes import Nodes
 from core.profiles import Profile
 from core.settings import Settings
-from worker.claude import Result, Translator
+from worker.claude import Result, Translator, from_init
 from worker.clis import RESULT_GRACE_SECONDS, Clis
 from worker.deadlines import Deadlines
 from worker.endings import Endings, code_of
@@ -28,6 +28,10 @@ from worker.starter import StartedCli, Work
 from worker.workspace import Workspaces
 
 logger = logging.getLogger(__name__)
+
+
+INIT_SECONDS = 10.0
+"""How long a CLI that had waited may take to begin: it was up, so it takes milliseconds."""
 
 
 class Stop:
@@ -103,12 +107,12 @@ class Supervisor:
     def _run(self, work: Work, writer: Writer, stop: Stop) -> Terminal:
         ending = self._answer(work, writer, stop, may_have_waited=True)
         while ending is None:
-            logger.warning("waiting_cli_died run_id=%s", work.run.id)
+            logger.warning("waiting_cli_dead run_id=%s", work.run.id)
             ending = self._answer(work, writer, stop, may_have_waited=False)
         return ending
 
     def _answer(self, work: Work, writer: Writer, stop: Stop, *, may_have_waited: bool) -> Terminal | None:
-        """None when a CLI that had waited died before it said a word: nothing has been done yet."""
+        """None when a CLI that had waited was dead, or deaf, before it said a word: nothing has been done yet."""
         try:
             cli = self._clis.take(work, may_have_waited=may_have_waited)
         except (OSError, ConfigurationError) as error:
@@ -155,7 +159,14 @@ class Supervisor:
         process, deadlines, heard = cli.process, self._deadlines(work.profile), False
         aside = cli.answer_file is not None or bool(work.request.schema)  # the answer is not what the model says
         while True:
-            lines = process.lines(deadlines.left(self._clock()))
+            patience = deadlines.left(self._clock())
+            if cli.waited and not heard:
+                lines = process.lines(min(patience, INIT_SECONDS))
+                if not lines and stop.ending is None and deadlines.overdue(self._clock()) is None:
+                    return None
+                lines = lines and from_init(lines)
+            else:
+                lines = process.lines(patience)
             new = [event for line in lines or () for event in translator.feed(line)]
             if lines:
                 heard = True
@@ -165,8 +176,6 @@ class Supervisor:
             measures.see(said)
             if translator.result is not None:
                 return self._conclude(translator.result, work, cli, writer, measures)
-            if lines is None and cli.waited and not heard and stop.ending is None:
-                return None
             if lines is None:
                 process.wait(RESULT_GRACE_SECONDS)
                 return self._endings.without_result(process.returncode, process.stderr(RESULT_GRACE_SECONDS))

@@ -70,8 +70,9 @@ class WarmPool:
         self._over = False
         self._given_at = float("-inf")
         self._short_since: float | None = None
-        self._not_before = float("-inf")
-        self._retry_seconds = RETRY_SECONDS
+        self._failed: dict[
+            Setup, tuple[float, float]
+        ] = {}  # kinds that did not start: when to try again, and the pause
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -86,12 +87,14 @@ class WarmPool:
             self._closing = True
         self._wake.set()
 
-    def join(self, seconds: float) -> None:
-        """The last run has ended: wait until all that were closed have, too."""
+    def join(self, seconds: float) -> bool:
+        """The last run has ended: wait until all that were closed have, too. Returns whether they have."""
         self._over = True
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     # --- for the slots ----------------------------------------------------------------------------
 
@@ -141,6 +144,7 @@ class WarmPool:
         """Such a run has ended."""
         with self._lock:
             self._performing -= 1
+        self._wake.set()
 
     @property
     def keeps_any(self) -> bool:
@@ -230,11 +234,8 @@ class WarmPool:
                 if not self._leaving:
                     return
                 cli = self._leaving.pop()
-            try:
-                self._starter.end(cli, self._grace_seconds)
-                self._starter.remove(cli)
-            except OSError as error:
-                logger.warning("warm_cli_not_removed id=%s error=%s", cli.id, error)
+            self._starter.end(cli, self._grace_seconds)
+            self._starter.remove(cli)
 
     def _start_one(self) -> float:
         """Start the spare that is missed most, if it is time; returns after how many seconds to look again."""
@@ -248,17 +249,18 @@ class WarmPool:
             if self._short_since is None:
                 self._short_since = now
             due = min(self._given_at + CALM_SECONDS, self._short_since + HURRY_SECONDS)
-            if (wait := max(due, self._not_before) - now) > 0:
+            if (wait := due - now) > 0:
                 return wait
             self._short_since = None
         try:
             cli = self._starter.ahead(missing)
         except (OSError, ConfigurationError, NotReady) as error:
             logger.warning("spare_not_started profile=%s error=%s", missing.profile.id, error)
-            self._not_before = self._clock() + self._retry_seconds
-            self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
-            return LOOK_SECONDS
-        self._retry_seconds = RETRY_SECONDS
+            _, pause = self._failed.get(missing, (0.0, RETRY_SECONDS / 2))
+            pause = min(2 * pause, MAX_RETRY_SECONDS)
+            self._failed[missing] = (self._clock() + pause, pause)
+            return 0.0
+        self._failed.pop(missing, None)
         with self._lock:
             cli.since = self._clock()
             self._spares.append(cli)
@@ -267,10 +269,12 @@ class WarmPool:
 
     def _missing(self, now: float) -> Setup | None:
         have = [cli.setup for cli in self._spares]
+        self._failed = {kind: failed for kind, failed in self._failed.items() if now < failed[0] + MAX_RETRY_SECONDS}
         for setup in self._wanted(now):
-            if setup not in have:
+            if setup in have:
+                have.remove(setup)
+            elif now >= self._failed.get(setup, (now, 0.0))[0]:
                 return setup
-            have.remove(setup)
         return None
 
     def _count(self) -> None:
@@ -287,6 +291,7 @@ def _expected(profiles: Profiles) -> Iterable[tuple[Setup, float]]:
 
 
 def can_wait(profile: Profile) -> bool:
-    """Whether a CLI can be started for this profile before its run is known: not where the run's own answer file is
-    part of what it is told."""
-    return profile.runner == "claude" and profile.answer_file is None
+    """Whether a CLI of this profile may be started before its run is known, or kept after it. Not where the run's own
+    answer file is part of what it is told; nor in a directory of the profile's, which others change meanwhile: a CLI
+    reads the state of a repository when it starts."""
+    return profile.runner == "claude" and profile.answer_file is None and profile.directory is None

@@ -84,6 +84,12 @@ class Workspaces:
             return None
         return home / "files"
 
+    def touch(self, cli_id: str) -> None:
+        """A CLI is in use: its folders are not old."""
+        for folder in (self._private, self._spares):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(folder / _safe(cli_id))
+
     def remove(self, cli_id: str) -> None:
         """Remove what belongs to one CLI, and what it was given as a spare."""
         _delete(self._private / _safe(cli_id))

@@ -25,6 +25,7 @@ MODELS = """
 defaults: {absent: agent, task: tasks}
 profiles:
   - {id: agent, model: sonnet, allowed_tools: [Bash, Read, Write]}
+  - {id: editor, model: sonnet, permission_mode: acceptEdits, allowed_tools: ["Bash(pwd)"]}
   - {id: writer, model: sonnet, allowed_tools: [Bash, Write], answer_file: output/response.md}
   - {id: limited, model: sonnet, allowed_tools: [Bash], max_turns: 2}
   - {id: thrifty, model: sonnet, tools: [], max_budget_usd: 5}
@@ -208,7 +209,7 @@ def test_another_system_prompt_or_effort_gets_another_process(ready: Deployment,
 
 def test_what_was_asked_for_waits_next_time(ready: Deployment, api: ScriptedApi) -> None:
     question, system = marker("pirate"), {"role": "system", "content": f"You are {marker('a pirate')}."}
-    api.script(question, Turn(Text("Arr.")), Turn(Text("Arr again.")))
+    api.script(question, Turn(Text("Arr.")))
     here = Chat(ready, "pirate")
     assert here.ask([system], question, "m1") == "Arr."
     assert how(ready, here) == "cold"
@@ -222,17 +223,79 @@ def test_what_was_asked_for_waits_next_time(ready: Deployment, api: ScriptedApi)
     assert system["content"] in str(api.requests_for(question)[-1].body["system"])
 
 
-def test_a_limit_of_turns_or_of_cost_counts_for_each_run(ready: Deployment, api: ScriptedApi) -> None:
-    for model, hows in (("limited", ["spare", "kept"]), ("thrifty", ["spare", "cold"])):
-        here, history = Chat(ready, model, model=model), list[Json]()
-        eventually(lambda: ready.waiting("spare") + ready.waiting("kept") == WARM)
-        for number in range(2):
-            question = marker(f"{model} {number}")
-            use = [] if model == "thrifty" else [Turn(ToolUse("Bash", {"command": "true"}))]
-            api.script(question, *use, Turn(Text(f"Answer {number}.")))
-            assert here.ask(history, question, f"m{number}", f"m{number - 1}" if number else "") == f"Answer {number}."
-            assert how(ready, here) in (hows[number], "cold")
-            assert ready.run(here.run_id)["status"] == "completed"
+@pytest.mark.parametrize(("model", "hows"), [("limited", ["spare", "kept"]), ("thrifty", ["spare", "cold"])])
+def test_a_limit_of_turns_or_of_cost_counts_for_each_run(
+    ready: Deployment, api: ScriptedApi, model: str, hows: list[str]
+) -> None:
+    here, history = Chat(ready, model, model=model), list[Json]()
+    eventually(lambda: asked_for(ready, api, model))
+    for number in range(2):
+        question = marker(f"{model} {number}")
+        use = [] if model == "thrifty" else [Turn(ToolUse("Bash", {"command": "true"}))]
+        api.script(question, *use, Turn(Text(f"Answer {number}.")))
+        assert here.ask(history, question, f"m{number}", f"m{number - 1}" if number else "") == f"Answer {number}."
+        assert how(ready, here) == hows[number]
+        assert ready.run(here.run_id)["status"] == "completed"
+
+
+def asked_for(heartline: Deployment, api: ScriptedApi, model: str) -> bool:
+    """Ask a model something; whether it had a spare, and another one is there now."""
+    question, here = marker("again"), Chat(heartline, "again", model=model)
+    api.script(question, Turn(Text("Yes.")))
+    here.ask([], question, "m1")
+    had = how(heartline, here) == "spare"
+    eventually(lambda: heartline.waiting("spare") + heartline.waiting("kept") == WARM)
+    return had
+
+
+def test_one_that_went_to_another_folder_is_not_kept(ready: Deployment, api: ScriptedApi) -> None:
+    """Where the next command begins must not depend on who performs it."""
+    first, second = marker("go there"), marker("where")
+    api.script(first, Turn(ToolUse("Bash", {"command": "mkdir sub && cd sub && pwd"})), Turn(Text("There.")))
+    api.script(second, Turn(ToolUse("Bash", {"command": "pwd"})), Turn(Text("Here.")))
+    here, history = Chat(ready, "moved"), list[Json]()
+    here.ask(history, first, "m1")
+    assert here.ask(history, second, "m2", "m1") == "Here."
+    assert how(ready, here) == "cold"
+    assert not asked(api, second)[-1][1].endswith("sub")
+
+
+def test_files_are_written_where_a_spare_moved_in(ready: Deployment, api: ScriptedApi) -> None:
+    """By their whole path, as models like to, which the CLI checks against the folder that it knows."""
+    question = marker("write there")
+    api.script(
+        question,
+        Turn(ToolUse("Bash", {"command": "pwd"})),
+        Turn(ToolUse("Write", {"file_path": "note.txt", "content": "x"})),
+        Turn(Text("Written.")),
+    )
+    here = Chat(ready, "writes", model="editor")
+    assert eventually(lambda: asked_for(ready, api, "editor"))
+    here.ask([], question, "m1")
+    assert how(ready, here) == "spare"
+    files = ready.folder / "state/workspaces" / ready.run(here.run_id)["conversation"] / "files"
+    assert (files / "note.txt").read_text() == "x"
+    again = marker("write again")
+    whole = asked(api, question)[-3][1].strip()
+    api.script(again, Turn(ToolUse("Write", {"file_path": f"{whole}/two.txt", "content": "y"})), Turn(Text("Done.")))
+    history = [{"role": "user", "content": question}, {"role": "assistant", "content": "Written."}]
+    here.ask(history, again, "m2", "m1")
+    assert how(ready, here) == "kept"
+    assert (files / "two.txt").read_text() == "y"
+
+
+def test_who_logs_in_is_logged_in(tmp_path: Path, claude_bin: str, api: ScriptedApi) -> None:
+    """A CLI that was started before the login would not know of it."""
+    question = marker("logged in")
+    api.script(question, Turn(Text("Yes.")))
+    with deployed(tmp_path, claude_bin, api, warm_processes=1) as heartline:
+        eventually(lambda: heartline.waiting("spare") == 1)
+        login = heartline.folder / "home/.claude/.credentials.json"
+        login.parent.mkdir(exist_ok=True)
+        login.write_text("{}")
+        here = Chat(heartline, "logged in")
+        here.ask([], question, "m1")
+        assert how(heartline, here) == "cold"
 
 
 def test_an_answer_file_is_a_cold_run(ready: Deployment, api: ScriptedApi) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core import events
 from core.events import Answer, ApiRetry, Compacting, Event, Reasoning, Retracted, Session, Text, Usage
-from worker.claude import MAX_SUMMARY_CHARACTERS, Translator, summary
+from worker.claude import MAX_SUMMARY_CHARACTERS, Translator, from_init, summary
 
 Json = dict[str, Any]
 
@@ -926,3 +926,9 @@ def test_the_last_entry_is_the_models_last_word_and_no_sub_agents() -> None:
         said = {"type": "assistant", "message": message, "parent_tool_use_id": parent, "uuid": uuid}
         translator.feed(json.dumps(said).encode())
     assert translator.last_entry == "two"
+
+
+def test_a_turn_begins_with_its_init() -> None:
+    stray, begin, said = line("result", subtype="success"), init(), delta("x")
+    assert from_init([stray, b"no json", begin, said]) == [begin, said]
+    assert from_init([stray, said]) == []

@@ -24,17 +24,28 @@ def test_what_is_asked_for_often_gets_more() -> None:
     assert demand.shares(9, 10).count(CHAT) == 1
 
 
-def test_what_was_never_expected_counts_from_its_first_request_on() -> None:
+def test_what_was_never_expected_counts_from_its_second_request_on() -> None:
     demand, pirate = Demand(PRIOR), Setup(Profile(id="chat"), system="Arr.")
+    demand.add(pirate, 1.0, 0)
+    assert pirate not in demand.shares(100, 0)
     demand.add(pirate, 1.0, 0)
     assert demand.shares(1, 0) == [pirate]
 
 
 def test_it_forgets() -> None:
     demand, pirate = Demand(PRIOR), Setup(Profile(id="chat"), system="Arr.")
-    demand.add(pirate, 1.0, 0)
-    assert demand.shares(3, 1.9 * HALF_LIFE_SECONDS) == [CHAT, AGENT, pirate]
-    assert pirate not in demand.shares(3, 10 * HALF_LIFE_SECONDS)
+    for _ in range(3):
+        demand.add(pirate, 1.0, 0)
+    assert demand.shares(1, HALF_LIFE_SECONDS / 4) == [pirate]
+    assert pirate not in demand.shares(100, 2 * HALF_LIFE_SECONDS)
+
+
+def test_system_prompts_that_never_come_again_take_no_place() -> None:
+    """As Open WebUI makes them that fills in the time."""
+    demand = Demand(PRIOR)
+    for minute in range(60):
+        demand.add(Setup(Profile(id="chat"), system=f"It is {minute} past."), 1.0, minute)
+    assert demand.shares(3, 60) == [CHAT, AGENT, TASKS]
 
 
 def test_a_client_that_makes_up_kinds_fills_no_memory_and_displaces_nobody() -> None:

@@ -8,7 +8,7 @@ import pytest
 from core.profiles import Defaults, Profile, Profiles
 from core.run import Place, Run, new_id
 from worker.starter import NotReady, Setup, StartedCli
-from worker.warm import CALM_SECONDS, HURRY_SECONDS, LOOK_SECONDS, RETRY_SECONDS, USUAL_BYTES, WarmPool
+from worker.warm import CALM_SECONDS, HURRY_SECONDS, RETRY_SECONDS, USUAL_BYTES, WarmPool
 
 CHAT, AGENT, WRITER, TASKS = (
     Profile(id="chat"),
@@ -38,10 +38,10 @@ class World:
         self.now = 1000.0
         self.alive: list[StartedCli] = []
         self.unfit: set[str] = set()
-        self.broken = False
+        self.broken: set[str] = set()
 
     def ahead(self, setup: Setup) -> StartedCli:
-        if self.broken:
+        if setup.profile.id in self.broken:
             raise NotReady("exit code 1")
         self.alive.append(self.started(setup))
         return self.alive[-1]
@@ -49,7 +49,7 @@ class World:
     def started(self, setup: Setup) -> StartedCli:
         process: Any = Size()
         nothing: Any = None
-        return StartedCli(new_id(), setup, process, Path(), Path(), nothing, nothing)
+        return StartedCli(new_id(), setup, process, Path(), (), "/workspace", Path(), nothing)
 
     def is_fit(self, cli: StartedCli) -> bool:
         return cli.id not in self.unfit
@@ -133,7 +133,6 @@ def test_runs_that_come_all_the_time_do_not_keep_it_from_starting_more(world: Wo
         Setup(CHAT, lasting=False),
         Setup(CHAT, lasting=True, system="Arr."),
         Setup(CHAT, lasting=True, effort="high"),
-        Setup(CHAT, lasting=True, schema="{}"),
         Setup(Profile(id="chat", model="opus"), lasting=True),
     ],
 )
@@ -148,7 +147,7 @@ def test_what_is_asked_for_takes_the_place_of_what_is_not(world: World) -> None:
     pool, pirate = world.pool(2), Setup(CHAT, lasting=True, system="Arr.")
     settle(pool)
     assert world.kinds == ["agent", "chat"]
-    for _ in range(3):
+    for _ in range(4):
         pool.asked(pirate, is_task=False)
     settle(pool)
     assert [cli.setup for cli in world.alive] == [pirate, pirate]
@@ -173,17 +172,24 @@ def test_one_that_was_of_no_use_waits_on(world: World) -> None:
 
 
 def test_a_spare_that_does_not_start_is_tried_again_later_and_ever_later(world: World) -> None:
-    pool, world.broken = world.pool(1), True
-    assert pool.tend() == LOOK_SECONDS
-    world.now += LOOK_SECONDS
-    assert pool.tend() == pytest.approx(RETRY_SECONDS - LOOK_SECONDS)
-    world.now += RETRY_SECONDS
-    pool.tend()
-    world.now += RETRY_SECONDS + 1
-    assert pool.tend() == pytest.approx(RETRY_SECONDS - 1)
-    world.now, world.broken = world.now + RETRY_SECONDS, False
-    assert pool.tend() == 0
+    pool, world.broken = world.pool(1), {"chat"}
+    tried: list[float] = []
+    ahead = world.ahead
+    world.ahead = lambda setup: tried.append(world.now - 1000) or ahead(setup)  # type: ignore[method-assign,func-returns-value]
+    for _ in range(100):
+        settle(pool)
+        world.now += 1
+    assert tried == [0, RETRY_SECONDS, 3 * RETRY_SECONDS, 7 * RETRY_SECONDS]
+    world.broken.clear()
+    world.now += 100
+    settle(pool)
     assert world.kinds == ["chat"]
+
+
+def test_a_kind_that_does_not_start_keeps_no_other_from_starting(world: World) -> None:
+    pool, world.broken = world.pool(3), {"chat"}
+    settle(pool)
+    assert world.kinds == ["agent", "tasks"]
 
 
 # Kept ones.
