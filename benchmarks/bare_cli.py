@@ -5,15 +5,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from uuid import UUID
 
 from core import profiles
 from core.run import Message, RunRequest, new_id
-from tests.deployment import MODELS
 from worker import command
 
+MODELS = Path(__file__).with_name("models.yaml")
 DELTA = b'"text_delta"'
 RESULT = b'"type":"result"'
 
@@ -25,7 +23,7 @@ class BareCli:
         """With `after`, it goes on from the session of another one, which has ended."""
         self._environment = environment
         self._session_id = new_id()
-        self.workspace = after.workspace if after else Path(tempfile.mkdtemp(dir=folder))
+        self.workspace: Path = after.workspace if after else Path(tempfile.mkdtemp(dir=folder))
         request = RunRequest(messages=(Message("user", "?"),))
         profile = profiles.load(MODELS).get("chat")
         prepared = command.prepare(
@@ -46,13 +44,10 @@ class BareCli:
             cwd=self.workspace,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()
+    def close(self) -> None:
+        """Let it end, as it does when its standard input does; does nothing twice."""
+        if self._process.poll() is None:
+            self._process.communicate()
 
     @property
     def pid(self) -> int:

@@ -101,7 +101,9 @@ BARS = (
 def judge(figures: Sequence[Figure], bars: Sequence[Bar] = BARS) -> list[Verdict]:
     """Every bar with what was found of it."""
     known = {(figure.part, figure.name): figure for figure in figures}
-    return [Verdict(bar, _found(bar, known.get((bar.part, bar.figure)), known.get((bar.part, bar.other)))) for bar in bars]
+    return [
+        Verdict(bar, _found(bar, known.get((bar.part, bar.figure)), known.get((bar.part, bar.other)))) for bar in bars
+    ]
 
 
 def is_flat(growth: Growth) -> bool:

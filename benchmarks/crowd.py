@@ -65,7 +65,7 @@ class Crowd:
         return len(self._sockets) - 1
 
     def read(self, seconds: float) -> Iterator[tuple[int, bytes]]:
-        """What has come, as (client, bytes), waiting so long for something. Nothing comes of a client that was closed."""
+        """What has come, as (client, bytes), waiting so long for something. A client that was closed says no more."""
         for key, _ in self._selector.select(seconds):
             with suppress(BlockingIOError):
                 data = self._sockets[key.data].recv(READ_BYTES)

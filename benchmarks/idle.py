@@ -63,9 +63,7 @@ def _measured(part: Part, who: str, parts: dict[str, list[psutil.Process]], crow
         if not len(crowd):
             time.sleep(left)
     took = time.monotonic() - begun
-    shares = {
-        name: 100 * (machine.cpu_seconds(processes) - before[name]) / took for name, processes in parts.items()
-    }
+    shares = {name: 100 * (machine.cpu_seconds(processes) - before[name]) / took for name, processes in parts.items()}
     part.value(f"{who}: the stack", "% of a core", sum(shares.values()), limit)
     for name, share in shares.items():
         part.value(f"{who}: {name}", "% of a core", share, f"nobody: {name}" if limit else "")

@@ -57,9 +57,10 @@ def _at(part: Part, runs: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         program = metronome_in(folder)
-        settings = {"worker_slots": runs, "max_queued_runs_per_key": 1000, "sandbox": "off", "metrics": "off"}
         with (
-            Deployment(folder, claude_bin=program, **settings) as heartline,
+            Deployment(
+                folder, claude_bin=program, worker_slots=runs, max_queued_runs_per_key=1000, sandbox="off"
+            ) as heartline,
             Caddy(folder, [heartline.replicas[0].url]) as caddy,
         ):
             for number in range(ROUNDS):

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import psutil
 
+LOOK_SECONDS = 0.3
+
 
 def describe() -> dict[str, str]:
     """What a reader of the figures must know. Programs that are not there are left out."""
@@ -66,9 +68,10 @@ def resident_bytes(processes: Iterable[psutil.Process]) -> int:
 
 
 def wait_until_quiet(pids: Iterable[int], seconds: float = 10.0) -> None:
-    """Until these processes have used no CPU for a moment: they have started, and wait. Gives up after `seconds`."""
-    processes, deadline = tree(pids), time.monotonic() + seconds
-    before = -1.0
-    while (now := cpu_seconds(processes)) > before + 0.005 and time.monotonic() < deadline:
+    """Until these processes and their children use less than a tenth of a core: they have started, or ended, and wait.
+    Gives up after `seconds`."""
+    roots, deadline = list(pids), time.monotonic() + seconds
+    before = float("-inf")
+    while (now := cpu_seconds(tree(roots))) - before > LOOK_SECONDS / 10 and time.monotonic() < deadline:
         before = now
-        time.sleep(0.2)
+        time.sleep(LOOK_SECONDS)

@@ -43,8 +43,8 @@ class Peer:
         return f"could not be installed: {said}" if said else "is not installed: `make bench` does that"
 
     @contextlib.contextmanager
-    def serving(self, folder: Path, claude_bin: str, environment: Mapping[str, str]) -> Iterator[str]:
-        """Its base URL for as long as the block lasts. Raises `AssertionError` when it does not start."""
+    def serving(self, folder: Path, claude_bin: str, environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+        """Its base URL and its process, while the block lasts. Raises `AssertionError` if it does not start."""
         port = free_port()
         home = folder / self.name
         (home / "bin").mkdir(parents=True)
@@ -68,7 +68,7 @@ class Peer:
             )
         try:
             eventually(lambda: _answers(process, f"http://127.0.0.1:{port}{self.health}"), what=f"{self.name} answers")
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             _end(process)
 

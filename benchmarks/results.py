@@ -1,4 +1,4 @@
-"""Runs of the suite as JSON: written into `benchmarks/results`, where those that were committed are there to compare with."""
+"""Runs of the suite as JSON in `benchmarks/results`. Those that are committed are there to compare with."""
 
 import subprocess
 import time

@@ -52,10 +52,11 @@ def skipped(found: Sequence[Found]) -> Table:
 
 def moved(changes: Sequence[Change]) -> Table:
     rows = [[f"ratio moved by more than {MOVED:g}×", "then", "now", "factor"]]
-    for one in changes:
-        if one.moved:
-            rows.append([f"{one.part}: {one.name}", number(one.then), number(one.now), f"× {number(one.factor)}"])
-    return rows
+    return rows + [
+        [f"{one.part}: {one.name}", number(one.then), number(one.now), f"× {number(one.factor)}"]
+        for one in changes
+        if one.moved
+    ]
 
 
 def number(value: float) -> str:
