@@ -10,7 +10,7 @@ from types import FrameType
 
 from benchmarks import append, first_content, idle, latency, machine, results, startup, tables, watchers
 from benchmarks.comparison import MOVED, changes
-from benchmarks.figures import Found
+from benchmarks.figures import Found, Skipped
 from benchmarks.results import Result
 
 PARTS: dict[str, Callable[[], list[Found]]] = {
@@ -21,6 +21,13 @@ PARTS: dict[str, Callable[[], list[Found]]] = {
     "idle": idle.measure,
     "startup": startup.measure,
 }
+
+
+PART_SECONDS = 180
+
+
+class TooLong(Exception):
+    """A part has taken longer than it may."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,9 +78,26 @@ def _measure(names: list[str]) -> list[Found]:
     for name in names:
         started = time.monotonic()
         print(f"measuring {name} …", end=" ", file=sys.stderr, flush=True)
-        found += PARTS[name]()
+        found += _bounded(name)
         print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return found
+
+
+def _bounded(name: str) -> list[Found]:
+    """What one part finds; one that takes too long is given up."""
+    before = signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(PART_SECONDS)
+    try:
+        return PARTS[name]()
+    except TooLong:
+        return [Skipped(part=name, what="everything", reason=f"took longer than {PART_SECONDS} s")]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _give_up(*_: int | FrameType | None) -> None:
+    raise TooLong
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _enter(part: Part, stack: ExitStack, folder: Path, claude_bin: str, api: str
             url, pid = stack.enter_context(peer.serving(folder, claude_bin, reach))
             everyone["", peer.name] = contestant = Served(Endpoint(url, peer.model), [pid])
             contestant.new_chats(1)
-        except AssertionError as error:
+        except (AssertionError, OSError, HTTPException) as error:
             everyone.pop(("", peer.name), None)
             part.skip(peer.name, f"does not answer: {error}")
     return everyone
