@@ -10,10 +10,10 @@ from types import FrameType
 
 from benchmarks import append, first_content, idle, latency, machine, results, startup, tables, watchers
 from benchmarks.comparison import MOVED, changes
-from benchmarks.figures import Found, Skipped
+from benchmarks.figures import Found, Part
 from benchmarks.results import Result
 
-PARTS: dict[str, Callable[[], list[Found]]] = {
+PARTS: dict[str, Callable[[Part], None]] = {
     "first_content": first_content.measure,
     "latency": latency.measure,
     "watchers": watchers.measure,
@@ -84,16 +84,18 @@ def _measure(names: list[str]) -> list[Found]:
 
 
 def _bounded(name: str) -> list[Found]:
-    """What one part finds; one that takes too long is given up."""
+    """What one part finds; one that takes too long is given up, with what it has found."""
+    part = Part(name)
     before = signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(PART_SECONDS)
     try:
-        return PARTS[name]()
+        PARTS[name](part)
     except TooLong:
-        return [Skipped(part=name, what="everything", reason=f"took longer than {PART_SECONDS} s")]
+        part.skip("the rest", f"it took longer than {PART_SECONDS} s")
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+    return part.found
 
 
 def _give_up(*_: int | FrameType | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.figures import Found, Part, percentile
+from benchmarks.figures import Part, percentile
 from core import events, keys, log
 from core.clients import connect
 from core.log import EventLog, Writer
@@ -36,8 +36,7 @@ COUNTING = f"ARGV[{SEQ_ARGUMENT}] = redis.call('XLEN', KEYS[1]) + 1\n"
 BARE = "redis.call('XADD', KEYS[1], ARGV[1] .. '-0', 'e', ARGV[2]) redis.call('PUBLISH', ARGV[3], ARGV[2])"
 
 
-def measure() -> list[Found]:
-    part = Part("append")
+def measure(part: Part) -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedValkey(Path(folder))
         process = server.start()
@@ -47,7 +46,6 @@ def measure() -> list[Found]:
             process.terminate()
             process.wait()
     part.growth("one append, runs at once", "µs", costs)
-    return part.found
 
 
 def _at(part: Part, url: str, writers: int) -> float:

@@ -20,15 +20,15 @@ from benchmarks import scripted_api
 from benchmarks.asking import Endpoint
 from benchmarks.bare_cli import MODELS
 from benchmarks.contestants import Bare, Contestant, Served, Warm, pids_of
-from benchmarks.figures import Found, Part, percentile
+from benchmarks.figures import Part, percentile
 from benchmarks.peers import PEERS
 from core.settings import Settings
 from tests.deployment import KEYS, Deployment, free_port
 from worker import cli
 
-ROUNDS = 7
+ROUNDS = 5
 AT_ONCE = (3, 6, 12)
-ROUNDS_AT_ONCE = 2
+ROUNDS_AT_ONCE = {3: 1, 6: 1, 12: 2}
 MEMORY_BYTES = 10 << 30
 """What the CLIs that wait for twelve chats at once may need, Heartline's and the bare ones."""
 HEARTLINE, BARE = "Heartline", "bare CLI"
@@ -37,8 +37,7 @@ Names = tuple[str, str]
 """Cold, warm or neither, and who."""
 
 
-def measure() -> list[Found]:
-    part = Part("first_content")
+def measure(part: Part) -> None:
     claude_bin = cli.find(Settings(), os.environ)
     with tempfile.TemporaryDirectory() as folder, scripted_api.serving() as api, ExitStack() as stack:
         everyone = _enter(part, stack, Path(folder), claude_bin, api)
@@ -47,7 +46,6 @@ def measure() -> list[Found]:
             part.skip("several chats at once", f"less than {MEMORY_BYTES >> 30} GiB of memory are free")
         else:
             _several_at_once(part, everyone)
-    return part.found
 
 
 def _enter(part: Part, stack: ExitStack, folder: Path, claude_bin: str, api: str) -> dict[Names, Contestant]:
@@ -127,10 +125,10 @@ def _one_at_a_time(part: Part, everyone: dict[Names, Contestant]) -> None:
 
 def _several_at_once(part: Part, everyone: dict[Names, Contestant]) -> None:
     costs: dict[Names, list[tuple[int, float]]] = {names: [] for names in everyone if names[0]}
-    for chats in AT_ONCE:
+    for chats in reversed(AT_ONCE):
         asked = everyone if chats == AT_ONCE[-1] else costs  # the peers, which take long, at the largest scale only
         found, last = defaultdict[Names, list[float]](list), defaultdict[Names, list[float]](list)
-        for _ in range(ROUNDS_AT_ONCE):
+        for _ in range(ROUNDS_AT_ONCE[chats]):
             for names in asked:
                 contestant = everyone[names]
                 contestant.ready(chats)
@@ -142,7 +140,7 @@ def _several_at_once(part: Part, everyone: dict[Names, Contestant]) -> None:
         for names, measured in costs.items():
             measured.append((chats, 1000 * percentile(sorted(last[names]), 50) / chats))
     for (mode, who), measured in costs.items():
-        part.growth(f"until the last of N new chats has its first word, {mode}: {who}", "ms", measured)
+        part.growth(f"until the last of N new chats has its first word, {mode}: {who}", "ms", measured[::-1])
 
 
 def _note(part: Part, scenario: str, found: dict[Names, list[float]]) -> None:

@@ -15,7 +15,7 @@ import psutil
 
 from benchmarks import machine
 from benchmarks.crowd import Crowd, get
-from benchmarks.figures import Found, Part
+from benchmarks.figures import Part
 from benchmarks.sources import ValkeySource, url_of
 from tests.caddy import Caddy
 from tests.deployment import KEYS, Deployment
@@ -26,11 +26,10 @@ SECONDS = 2 * HEARTBEAT_SECONDS
 OWNER = "alice"
 
 
-def measure() -> list[Found]:
-    part = Part("idle")
+def measure(part: Part) -> None:
     if shutil.which("caddy") is None:
         part.skip("everything", "there is no caddy on PATH")
-        return part.found
+        return
     with (
         tempfile.TemporaryDirectory() as name,
         Deployment(Path(name), heartbeat_seconds=HEARTBEAT_SECONDS) as heartline,
@@ -50,7 +49,6 @@ def measure() -> list[Found]:
             used = _measured(part, f"{watchers} silent watchers", parts, crowd, nobody)
             costs.append((watchers, 10_000 * (used - base) / watchers))
     part.growth("CPU of a silent watcher", "µs a second", costs)
-    return part.found
 
 
 def _measured(part: Part, who: str, parts: dict[str, list[psutil.Process]], crowd: Crowd, limit: str = "") -> float:
@@ -60,8 +58,6 @@ def _measured(part: Part, who: str, parts: dict[str, list[psutil.Process]], crow
     while (left := begun + SECONDS - time.monotonic()) > 0:
         for _ in crowd.read(left):
             pass  # heartbeats
-        if not len(crowd):
-            time.sleep(left)
     took = time.monotonic() - begun
     shares = {name: 100 * (machine.cpu_seconds(processes) - before[name]) / took for name, processes in parts.items()}
     part.value(f"{who}: the stack", "% of a core", sum(shares.values()), limit)

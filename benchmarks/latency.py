@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks import machine, metronome
 from benchmarks.crowd import Crowd, post
-from benchmarks.figures import Found, Part
+from benchmarks.figures import Part
 from tests.caddy import Caddy
 from tests.deployment import KEYS, Deployment, chat
 from worker.command import user_line
@@ -41,14 +41,12 @@ PATIENCE_SECONDS = 60.0
 Sources = Iterator[tuple[int, bytes]]
 
 
-def measure() -> list[Found]:
-    part = Part("latency")
+def measure(part: Part) -> None:
     if shutil.which("caddy") is None:
         part.skip("everything", "there is no caddy on PATH")
-        return part.found
+        return
     costs = [(runs, _at(part, runs)) for runs in RUNS]
     part.growth("CPU of an event: the stack", "µs", [cost for cost in costs if cost[0] in GROWTH])
-    return part.found
 
 
 def _at(part: Part, runs: int) -> float:

@@ -12,7 +12,7 @@ from typing import Protocol
 import httpx
 
 from benchmarks import machine
-from benchmarks.figures import Found, Part
+from benchmarks.figures import Part
 from tests.caddy import Caddy
 from tests.deployment import Deployment, eventually
 
@@ -20,8 +20,7 @@ ROUNDS = 4
 BARE = "a bare Python"
 
 
-def measure() -> list[Found]:
-    part = Part("startup")
+def measure(part: Part) -> None:
     times: dict[str, list[float]] = {BARE: []}
     memory: dict[str, list[float]] = {BARE: []}
 
@@ -46,7 +45,6 @@ def measure() -> list[Found]:
         part.times(f"until it is ready: {name}", seconds, "" if name == BARE else f"until it is ready: {BARE}")
     for name, megabytes in memory.items():
         part.values(f"resident: {name}", "MB", megabytes, "" if name == BARE else f"resident: {BARE}")
-    return part.found
 
 
 class _Note(Protocol):

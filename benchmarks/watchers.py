@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks import machine, nginx
 from benchmarks.crowd import Crowd, get
-from benchmarks.figures import Found, Part
+from benchmarks.figures import Part
 from benchmarks.sources import MARK, NchanSource, Source, ValkeySource, url_of
 from tests.deployment import KEYS, Deployment
 
@@ -75,8 +75,7 @@ class Audience:
             self.receive(0.5, arrivals)
 
 
-def measure() -> list[Found]:
-    part = Part("watchers")
+def measure(part: Part) -> None:
     if reason := nginx.missing():
         part.skip("nginx with nchan", reason)
     for one_run in (True, False):
@@ -84,7 +83,6 @@ def measure() -> list[Found]:
         shape = "1 run × N" if one_run else "N runs × 1"
         part.growth(f"CPU of a delivered event, {shape}", "µs", [(n, cpu) for n, cpu, _ in costs])
         part.growth(f"memory of a watcher, {shape}", "KB", [(n, memory) for n, _, memory in costs])
-    return part.found
 
 
 def _at(part: Part, watchers: int, *, one_run: bool) -> tuple[float, float]:

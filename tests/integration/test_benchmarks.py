@@ -5,13 +5,15 @@ import shutil
 import pytest
 
 from benchmarks import append
-from benchmarks.figures import Figure, Growth, Skipped
+from benchmarks.figures import Figure, Growth, Part, Skipped
 
 
 def test_appends_are_measured_beside_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(append, "ROUNDS", 1)
     monkeypatch.setattr(append, "APPENDS", 10)
-    found = append.measure()
+    part = Part("append")
+    append.measure(part)
+    found = part.found
     names = {one.name for one in found if isinstance(one, Figure)}
     assert {"one run: Heartline's writer", "4 runs at once: Heartline's writer"} <= names
     has_limit = shutil.which("redis-benchmark") is not None
