@@ -99,7 +99,7 @@ def _bounded(name: str) -> list[Found]:
 
 
 def _give_up(*_: int | FrameType | None) -> None:
-    raise TooLong
+    raise TooLong  # every `with` block ends what it has started, as in `_leave`
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -115,6 +115,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _leave(*_: int | FrameType | None) -> None:
+    signal.alarm(0)  # nothing may break into the ending
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(143)  # so that every `with` block ends what it has started
 
 

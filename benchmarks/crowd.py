@@ -7,7 +7,7 @@ import resource
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -40,8 +40,11 @@ class Crowd:
     def __len__(self) -> int:
         return len(self._sockets)
 
-    def ask(self, requests: Sequence[bytes], at_once: int = AT_ONCE) -> None:
-        """One more client for each request. Returns when each has got the beginning of its answer, which it may drop.
+    def ask(
+        self, requests: Sequence[bytes], at_once: int = AT_ONCE, hear: Callable[[int, bytes], None] = lambda *_: None
+    ) -> None:
+        """One more client for each request. Returns when each has got the beginning of its answer; `hear` is told what
+        comes meanwhile.
 
         Raises `AssertionError` when one is refused.
         """
@@ -53,6 +56,7 @@ class Crowd:
                 for client, data in self.read(0.5):
                     assert client not in waiting or b" 200 " in data[:16], data[:300]
                     waiting.discard(client)
+                    hear(client, data)
 
     def send(self, request: bytes) -> int:
         """One more client, which asks this; returns its number: 0, 1, 2 …"""

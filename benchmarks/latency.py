@@ -98,6 +98,8 @@ class Band:
         os.mkfifo(gate)
         self.gate = gate
         self.runs = runs
+        self._heard = [b""] * runs
+        self._up: set[int] = set()
 
     def prompt(self, number: int) -> str:
         beat = {"offset": number / self.runs / PER_SECOND, "interval": 1 / PER_SECOND, "beats": BEATS}
@@ -105,15 +107,11 @@ class Band:
 
     def play(self, read: Callable[[float], Sources], measured: Measured, cpu: Callable[[], float]) -> None:
         """Open the gate when all are up, and read them to their last beat, or until nothing comes any more."""
-        tails = [b""] * self.runs
-        up: set[int] = set()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(up) < self.runs:
-            assert time.monotonic() < deadline, f"{self.runs - len(up)} fake CLIs are not up"
+        while len(self._up) < self.runs:
+            assert time.monotonic() < deadline, f"{self.runs - len(self._up)} fake CLIs are not up"
             for number, data in read(0.5):
-                tails[number] += data
-                if UP in tails[number]:
-                    up.add(number)
+                self.hear(number, data)
         expected = len(measured.seconds) + self.runs * BEATS
         before, silent = cpu(), 0
         opened = os.open(self.gate, os.O_WRONLY)
@@ -122,10 +120,17 @@ class Band:
                 silent += 1
                 for number, data in read(0.5):
                     silent, now = 0, time.monotonic()
-                    tails[number] = _taken(tails[number] + data, now, measured.seconds)
+                    self._heard[number] = _taken(self._heard[number] + data, now, measured.seconds)
         finally:
             os.close(opened)
         measured.cpu += cpu() - before
+        self._heard, self._up = [b""] * self.runs, set()
+
+    def hear(self, number: int, data: bytes) -> None:
+        """What one of them says before the gate is open."""
+        self._heard[number] += data
+        if UP in self._heard[number]:
+            self._up.add(number)
 
 
 def _taken(text: bytes, now: float, seconds: list[float]) -> bytes:
@@ -195,9 +200,9 @@ def _behind(heartline: Deployment, caddy: Caddy, band: Band, measured: Measured)
     own = machine.tree([caddy.process.pid, *(part.process.pid for part in heartline.parts if part.name != "worker")])
     own += [psutil.Process(part.process.pid) for part in heartline.workers]  # its children are the fake CLIs
     with Crowd(("127.0.0.1", int(caddy.url.rpartition(":")[2]))) as crowd:
-        for number in range(band.runs):
-            body = json.dumps(chat(band.prompt(number), model="chat", stream=True)).encode()
-            crowd.send(post("/v1/chat/completions", body, KEYS["alice"]))
+        bodies = [chat(band.prompt(number), model="chat", stream=True) for number in range(band.runs)]
+        requests = [post("/v1/chat/completions", json.dumps(body).encode(), KEYS["alice"]) for body in bodies]
+        crowd.ask(requests, at_once=20, hear=band.hear)
         band.play(crowd.read, measured, lambda: machine.cpu_seconds(own))
         _until_ended(heartline)
 
