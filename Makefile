@@ -37,8 +37,10 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# ARGS="append latency" measures parts, ARGS="--against FILE" compares with another run than the newest that is committed.
 bench: $(VENV)/.test cli
-	$(BIN)/python -m benchmarks
+	@PYTHON="$(PYTHON)" sh scripts/peers.sh
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 secrets:
 	@sh scripts/secrets.sh
@@ -76,4 +78,4 @@ $(E2E)/open-webui/.made: requirements-open-webui.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(E2E) .cli state
+	rm -rf $(VENV) $(E2E) .bench .cli state
