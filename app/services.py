@@ -61,7 +61,7 @@ def build(settings: Settings) -> Services:
     known = profiles.load(settings.models_file, settings.log_ttl_seconds)
     api_keys = ApiKeys.load(settings)
     # Who asks, hears soon that it is away.
-    redis = connect(settings.redis_url, retries=1, timeout_seconds=2, wait_seconds=2)
+    redis = connect(settings.redis_url, retries=1, timeout_seconds=2, wait_seconds=5)
     store = RunStore(redis, settings.unfinished_ttl_seconds)
     usage = UsageBook(redis, store, settings.usage_ttl_seconds)
     log = EventLog(redis, settings.log_ttl_seconds, usage.count)
