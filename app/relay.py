@@ -164,7 +164,6 @@ class Watch:
                     return "lost"
                 yield from self._write(self._dialect.heartbeat())
                 HEARTBEATS.inc()
-                self._confirmations = READ_AGAIN
             elif not anything:
                 yield from self._write(self._queued())
                 self._wait(signal)
@@ -208,14 +207,18 @@ class Watch:
 
     def _log_is_gone(self) -> bool:
         """Whether Redis has lost the run, or the run has ended before what this client has read of it. Only Redis
-        can say so: while it is away, nothing is lost yet."""
+        can say so: while it is away, nothing is lost yet. When it has not, and has more than the client, or does not
+        answer, the log is read again."""
+        confirmations, self._confirmations = self._confirmations, READ_AGAIN
         try:
-            last = ask(self._relay.log.last, self._run.id)
-            if isinstance(last, events.Terminal):
-                return last.seq <= self._cursor
-            return not ask(self._relay.log.exists, self._run.id)
+            last, known = ask(self._relay.log.newest, self._run.id)
         except (*AWAY, Timeout):
             return False
+        if isinstance(last, events.Terminal):
+            return last.seq <= self._cursor
+        if not self._away and (last.seq if last else 0) == self._cursor:
+            self._confirmations = confirmations
+        return not known
 
     @property
     def _waiting(self) -> bool:

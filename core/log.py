@@ -105,9 +105,13 @@ class EventLog:
         newest = cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)
         return events.decode(newest[0][1][b"e"]) if newest else None
 
-    def exists(self, run_id: str) -> bool:
-        """Whether Redis still knows the run."""
-        return bool(self._redis.exists(keys.run(run_id)))
+    def newest(self, run_id: str) -> tuple[events.AnyEvent | events.Unrecognised | None, bool]:
+        """The same, and whether Redis still knows the run, in one round trip."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.xrevrange(keys.log(run_id), count=1)
+            pipe.exists(keys.run(run_id))
+            newest, known = pipe.execute()
+        return (events.decode(newest[0][1][b"e"]) if newest else None), bool(known)
 
     def length(self, run_id: str) -> int:
         """How many events there are, which is also the last one's seq."""

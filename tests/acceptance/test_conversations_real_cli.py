@@ -22,7 +22,7 @@ def api() -> Iterator[ScriptedApi]:
         yield scripted
 
 
-@pytest.fixture(scope="module", params=[("bwrap", 0), ("off", 0), ("bwrap", 4), ("off", 4)], ids=str)
+@pytest.fixture(scope="module", params=[("bwrap", 4), ("off", 0)], ids=str)
 def heartline(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, claude_bin: str, api: ScriptedApi
 ) -> Iterator[Deployment]:

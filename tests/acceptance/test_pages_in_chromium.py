@@ -275,6 +275,7 @@ def test_the_pages_fit_a_phone_and_can_be_found_ones_way_in(
 def test_who_follows_a_link_from_elsewhere_need_not_log_in_again(browser: Browser, heartline: Deployment) -> None:
     """The browser keeps a strict cookie to itself then; the login page asks again from here."""
     visit(browser, heartline, "/runs", OWNER)
+    browser.wait(lambda: browser.text("h1") == "My runs", "the login to have led here, and nowhere else any more")
     url = heartline.replicas[0].url
     elsewhere = f"data:text/html,<a id=link href={url}/runs>there</a>"
     browser.open(elsewhere)

@@ -64,8 +64,7 @@ def kill_worker(heartline: Deployment, watcher: Watcher) -> None:
     heartline.start_worker()
 
 
-@pytest.mark.parametrize("warm", [0, 2])
-@pytest.mark.parametrize("sandbox", ["auto", "off"])
+@pytest.mark.parametrize(("sandbox", "warm"), [("auto", 0), ("auto", 2), ("off", 2)])
 @pytest.mark.parametrize(
     ("stop", "ending"),
     [

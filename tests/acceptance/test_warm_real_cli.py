@@ -306,22 +306,20 @@ def test_an_answer_file_is_a_cold_run(ready: Deployment, api: ScriptedApi) -> No
     assert how(ready, here) == "cold"
 
 
-def test_a_task_gets_a_spare_and_keeps_nothing(ready: Deployment, api: ScriptedApi) -> None:
+def test_a_task_gets_a_spare_and_keeps_nothing(tmp_path: Path, claude_bin: str, api: ScriptedApi) -> None:
     question = f"### Task:\nGenerate a title. {os.urandom(4).hex()}"
     api.script(question, Turn(Text('{"title": "A title"}')))
-    headers = {"X-OpenWebUI-Task": "title_generation"}
-    body = {"messages": [{"role": "user", "content": question}], "stream": False}
-
-    def cli_of_a_task() -> str | None:
-        with ready.http() as client:
+    with deployed(tmp_path, claude_bin, api) as heartline:
+        eventually(lambda: heartline.waiting("spare") == WARM, what="one of each kind")
+        with heartline.http() as client:
+            body = {"messages": [{"role": "user", "content": question}], "stream": False}
+            headers = {"X-OpenWebUI-Task": "title_generation"}
             answer = client.post("/v1/chat/completions", json=body, headers=headers)
         assert answer.json()["choices"][0]["message"]["content"] == '{"title": "A title"}'
-        cli_id, how = ready.cli_of(answer.headers["X-Run-Id"])
-        return cli_id if how == "spare" else None
-
-    cli_id = eventually(cli_of_a_task, what="a spare for tasks, which are asked for now")
-    eventually(lambda: not list(marked(cli_id)))
-    eventually(lambda: not list(ready.folder.glob(f"state/*/{cli_id}")))
+        cli_id, how = heartline.cli_of(answer.headers["X-Run-Id"])
+        assert how == "spare"
+        eventually(lambda: not list(marked(cli_id)))
+        eventually(lambda: not list(heartline.folder.glob(f"state/*/{cli_id}")))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
