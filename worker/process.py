@@ -76,6 +76,7 @@ class Process:
         self._poll = select.poll()
         for readable in (self._stdout, self._woken):
             self._poll.register(readable, select.POLLIN)
+        self._tree: list[psutil.Process] = []
         self._stderr = bytearray()
         self._closing = threading.Lock()
         self._abandoned = False
@@ -149,10 +150,12 @@ class Process:
         return len(family) == layers and all(process.pid in known for process in marked(self._run_id))
 
     def memory(self) -> int:
-        """Resident bytes of it and what it has started."""
-        total = 0
+        """Resident bytes of it and what it had started when this was first asked."""
         with contextlib.suppress(psutil.Error):
-            for process in (psutil.Process(self.pid), *descendants(self.pid)):
+            self._tree = self._tree or [psutil.Process(self.pid), *descendants(self.pid)]
+        total = 0
+        for process in self._tree:
+            with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         return total
 

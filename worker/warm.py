@@ -66,13 +66,11 @@ class WarmPool:
         self._performing = 0  # how many may be kept when their runs have ended
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._closing = False
+        self._closed = threading.Event()
         self._over = False
         self._given_at = float("-inf")
         self._short_since: float | None = None
-        self._failed: dict[
-            Setup, tuple[float, float]
-        ] = {}  # kinds that did not start: when to try again, and the pause
+        self._failed: dict[Setup, tuple[float, float]] = {}  # which did not start: when to try again, and the pause
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -84,7 +82,7 @@ class WarmPool:
     def close(self) -> None:
         """End all that wait; none will be kept any more. Returns at once, and those that perform go on."""
         with self._lock:
-            self._closing = True
+            self._closed.set()
         self._wake.set()
 
     def join(self, seconds: float) -> bool:
@@ -117,7 +115,7 @@ class WarmPool:
     def put_back(self, cli: StartedCli) -> None:
         """A spare that was of no use after all, and has not been asked anything."""
         with self._lock:
-            (self._leaving if self._closing else self._spares).append(cli)
+            (self._leaving if self._closed.is_set() else self._spares).append(cli)
 
     def next_turn(self, run: Run, setup: Setup) -> StartedCli | None:
         """The one that performed the run's parent, and nothing since. It is the caller's now."""
@@ -148,7 +146,7 @@ class WarmPool:
 
     @property
     def keeps_any(self) -> bool:
-        return not self._closing and self._most_kept > 0
+        return not self._closed.is_set() and self._most_kept > 0
 
     def keep(self, cli: StartedCli, run: Run) -> bool:
         """Take one that has just performed `run`, for the next turn; False when it does not: it stays the caller's."""
@@ -180,7 +178,8 @@ class WarmPool:
             except Exception:  # whatever it was: without this thread nothing that waits would ever end
                 logger.exception("warm_pool_failed")
                 pause = LOOK_SECONDS
-            self._wake.wait(pause)
+            if self._wake.wait(pause):
+                self._closed.wait(CALM_SECONDS)  # who was just given a CLI needs the processor, and Python's lock
         self.tend()
 
     def tend(self) -> float:
@@ -188,14 +187,14 @@ class WarmPool:
         Its own thread's."""
         self._retire()
         self._end_leaving()
-        return LOOK_SECONDS if self._closing else self._start_one()
+        return LOOK_SECONDS if self._closed.is_set() else self._start_one()
 
     def _retire(self) -> None:
         """Decide which have waited for long enough, or are of no use."""
         sizes = self._sizes()
         with self._lock:
             now = self._clock()
-            wanted = [] if self._closing else self._wanted(now)
+            wanted = [] if self._closed.is_set() else self._wanted(now)
             stay = []
             for cli in self._spares:
                 if cli.setup in wanted and self._may_wait(cli, now):
@@ -205,7 +204,7 @@ class WarmPool:
                     self._leaving.append(cli)
             self._spares = stay
             for conversation, cli in list(self._kept.items()):
-                if self._closing or not self._may_wait(cli, now):
+                if self._closed.is_set() or not self._may_wait(cli, now):
                     self._leaving.append(self._kept.pop(conversation))
             while self._occupied(sizes) > self._max_bytes:
                 self._leaving.append(self._spares.pop() if self._spares else self._kept.pop(next(iter(self._kept))))

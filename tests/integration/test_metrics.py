@@ -121,10 +121,11 @@ def test_what_the_channel_did_not_bring_is_counted_by_its_cause(redis: "Redis", 
     assert told() == {"resubscribed": 1, "hole": 1, "asked": 0}
     assert next(stream) == b": heartbeat\n\n"
     writer.finish(Completed())
+    assert next(stream) == b": heartbeat\n\n"
     assert b"completed" in next(stream)
     assert list(stream) == []
     assert told() == {"resubscribed": 1, "hole": 1, "asked": 1}
-    assert (heartbeats.grown, lag.grown, resumes.grown, ended.grown) == (2, 4, 1, 1)
+    assert (heartbeats.grown, lag.grown, resumes.grown, ended.grown) == (3, 4, 1, 1)
     assert (client.events, client.ended) == (6, "completed")
 
 

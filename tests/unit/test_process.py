@@ -535,7 +535,10 @@ def test_one_with_a_child_or_a_daemon_is_not_alone(start: Start, claude: Start) 
 
 def test_its_memory_is_that_of_the_whole_tree(start: Start) -> None:
     one = start(*code("input()"))
-    two = start(*code("import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"))
-    eventually(lambda: two.memory() > 1.5 * one.memory() > 0)
+    two = start(
+        *code("import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])")
+    )
+    assert two.lines(SECONDS) == [b"1\n"]
+    assert two.memory() > 1.5 * one.memory() > 0
     one.close(SECONDS)
     assert one.memory() == 0
