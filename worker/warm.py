@@ -116,6 +116,7 @@ class WarmPool:
         """A spare that was of no use after all, and has not been asked anything."""
         with self._lock:
             (self._leaving if self._closed.is_set() else self._spares).append(cli)
+            self._count()
 
     def next_turn(self, run: Run, setup: Setup) -> StartedCli | None:
         """The one that performed the run's parent, and nothing since. It is the caller's now."""
@@ -161,10 +162,12 @@ class WarmPool:
             self._kept[run.place.conversation] = cli
             while len(self._kept) > self._most_kept:
                 self._leaving.append(self._kept.pop(next(iter(self._kept))))
+            self._count()
         self._wake.set()
         return True
 
     def _given_out(self) -> None:
+        self._count()
         self._given_at = self._clock()
         self._wake.set()
 

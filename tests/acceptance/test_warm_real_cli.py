@@ -105,8 +105,8 @@ def test_a_new_chat_gets_a_spare_and_the_next_turn_the_one_that_answered(ready: 
 
 def test_a_run_cannot_tell_whether_its_cli_had_waited(ready: Deployment, api: ScriptedApi) -> None:
     """The same chat twice, once with a CLI that had waited for each turn and once with cold ones."""
-    found: list[tuple[list[str], list[list[Json]], list[Any], list[Json]]] = []
-    for cold in (False, True):
+
+    def chat(*, cold: bool) -> tuple[list[str], list[list[Json]], list[Any], list[Json]]:
         first, second = marker("one"), marker("two")
         for text in (first, second):
             api.script(text, Turn(Text("Let me see."), ToolUse("Bash", {"command": "echo x"})), Turn(Text("Done.")))
@@ -119,13 +119,12 @@ def test_a_run_cannot_tell_whether_its_cli_had_waited(ready: Deployment, api: Sc
             hows.append(how(ready, here))
             streams.append([same(event) for event in events(ready, here.run_id)])
             usages.append({**ready.run(here.run_id)["usage"]})
-        turns = [turn for turn in asked(api, second) if turn[0] != "user/text"]
-        found.append((hows, streams, turns, usages))
-    warm, cold = found
-    assert (warm[0], cold[0]) == (["spare", "kept"], ["cold", "cold"])
-    assert warm[1] == cold[1]
-    assert warm[2] == cold[2]
-    assert warm[3] == cold[3]
+        return hows, streams, [turn for turn in asked(api, second) if turn[0] != "user/text"], usages
+
+    warm = eventually(lambda: (found := chat(cold=False))[0] == ["spare", "kept"] and found)
+    cold = chat(cold=True)
+    assert cold[0] == ["cold", "cold"]
+    assert warm[1:] == cold[1:]
     assert warm[3][0]["cost_usd"] == pytest.approx(warm[3][1]["cost_usd"])  # the second's own, not both turns'
 
 
@@ -227,25 +226,18 @@ def test_what_was_asked_for_waits_next_time(ready: Deployment, api: ScriptedApi)
 def test_a_limit_of_turns_or_of_cost_counts_for_each_run(
     ready: Deployment, api: ScriptedApi, model: str, hows: list[str]
 ) -> None:
-    here, history = Chat(ready, model, model=model), list[Json]()
-    eventually(lambda: asked_for(ready, api, model))
-    for number in range(2):
-        question = marker(f"{model} {number}")
-        use = [] if model == "thrifty" else [Turn(ToolUse("Bash", {"command": "true"}))]
-        api.script(question, *use, Turn(Text(f"Answer {number}.")))
-        assert here.ask(history, question, f"m{number}", f"m{number - 1}" if number else "") == f"Answer {number}."
-        assert how(ready, here) == hows[number]
-        assert ready.run(here.run_id)["status"] == "completed"
+    def chat() -> list[str]:
+        here, history, found = Chat(ready, model, model=model), list[Json](), []
+        for number in range(2):
+            question = marker(f"{model} {number}")
+            use = [] if model == "thrifty" else [Turn(ToolUse("Bash", {"command": "true"}))]
+            api.script(question, *use, Turn(Text(f"Answer {number}.")))
+            assert here.ask(history, question, f"m{number}", f"m{number - 1}" if number else "") == f"Answer {number}."
+            assert ready.run(here.run_id)["status"] == "completed"
+            found.append(how(ready, here))
+        return found
 
-
-def asked_for(heartline: Deployment, api: ScriptedApi, model: str) -> bool:
-    """Ask a model something; whether it had a spare, and another one is there now."""
-    question, here = marker("again"), Chat(heartline, "again", model=model)
-    api.script(question, Turn(Text("Yes.")))
-    here.ask([], question, "m1")
-    had = how(heartline, here) == "spare"
-    eventually(lambda: heartline.waiting("spare") + heartline.waiting("kept") == WARM)
-    return had
+    eventually(lambda: chat() == hows)
 
 
 def test_one_that_went_to_another_folder_is_not_kept(ready: Deployment, api: ScriptedApi) -> None:
@@ -262,26 +254,23 @@ def test_one_that_went_to_another_folder_is_not_kept(ready: Deployment, api: Scr
 
 def test_files_are_written_where_a_spare_moved_in(ready: Deployment, api: ScriptedApi) -> None:
     """By their whole path, as models like to, which the CLI checks against the folder that it knows."""
-    question = marker("write there")
-    api.script(
-        question,
-        Turn(ToolUse("Bash", {"command": "pwd"})),
-        Turn(ToolUse("Write", {"file_path": "note.txt", "content": "x"})),
-        Turn(Text("Written.")),
-    )
-    here = Chat(ready, "writes", model="editor")
-    assert eventually(lambda: asked_for(ready, api, "editor"))
-    here.ask([], question, "m1")
-    assert how(ready, here) == "spare"
-    files = ready.folder / "state/workspaces" / ready.run(here.run_id)["conversation"] / "files"
-    assert (files / "note.txt").read_text() == "x"
-    again = marker("write again")
-    whole = asked(api, question)[-3][1].strip()
-    api.script(again, Turn(ToolUse("Write", {"file_path": f"{whole}/two.txt", "content": "y"})), Turn(Text("Done.")))
-    history = [{"role": "user", "content": question}, {"role": "assistant", "content": "Written."}]
-    here.ask(history, again, "m2", "m1")
-    assert how(ready, here) == "kept"
-    assert (files / "two.txt").read_text() == "y"
+
+    def chat() -> list[str]:
+        first, second = marker("write there"), marker("write again")
+        note = Turn(ToolUse("Write", {"file_path": "note.txt", "content": "x"}))
+        api.script(first, Turn(ToolUse("Bash", {"command": "pwd"})), note, Turn(Text("Written.")))
+        here, history = Chat(ready, "writes", model="editor"), list[Json]()
+        here.ask(history, first, "m1")
+        found = [how(ready, here)]
+        files = ready.folder / "state/workspaces" / ready.run(here.run_id)["conversation"] / "files"
+        assert (files / "note.txt").read_text() == "x"
+        two = f"{asked(api, first)[-3][1].strip()}/two.txt"
+        api.script(second, Turn(ToolUse("Write", {"file_path": two, "content": "y"})), Turn(Text("Done.")))
+        here.ask(history, second, "m2", "m1")
+        assert (files / "two.txt").read_text() == "y"
+        return [*found, how(ready, here)]
+
+    eventually(lambda: chat() == ["spare", "kept"])
 
 
 def test_who_logs_in_is_logged_in(tmp_path: Path, claude_bin: str, api: ScriptedApi) -> None:
