@@ -395,17 +395,18 @@ def test_sweeping_one_run_leaves_the_others_alone(claude: Start) -> None:
     one = claude(run_id=mine, child=60, text=["ok"], hang_after_result=60)
     two = claude(run_id=other, child=60, text=["ok"], hang_after_result=60)
     children = [child_of(one), child_of(two)]
-    assert {each.pid for each in marked(mine)} == {one.pid, children[0]}
+    eventually(lambda: {each.pid for each in marked(mine)} == {one.pid, children[0]})
     one.close(SECONDS)
     assert [alive(child) for child in children] == [False, True]
     assert list(marked(mine)) == []
-    assert {each.pid for each in marked(other)} == {two.pid, children[1]}
+    eventually(lambda: {each.pid for each in marked(other)} == {two.pid, children[1]})
 
 
 def test_sweeping_counts_what_it_found(claude: Start) -> None:
     run_id = new_id()
     process = claude(run_id=run_id, child=60, text=["ok"], hang_after_result=60)
     until(process, "result")
+    eventually(lambda: len(list(marked(run_id))) == 2)
     assert sweep(run_id, SECONDS) == 2
     assert sweep(run_id, SECONDS) == 0
 
