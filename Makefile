@@ -8,7 +8,7 @@ NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	"heartline: $(PYTHON) is too old: install Python 3.11 or newer, and say make PYTHON=python3.11 ...")'
 CLI_VERSION := 2.1.329
 E2E := .e2e
-AT_ONCE ?= 2
+AT_ONCE ?= 3
 CLI := .cli/node_modules/.bin/claude
 
 run: $(VENV)/.run
