@@ -74,7 +74,7 @@ class _Ours:
     """A run's writer, as a worker has it."""
 
     def __init__(self, url: str) -> None:
-        self._writer = writing(connect(url))
+        self._writer = writing(connect(url, kernel_waits=True).client())
 
     def append(self) -> None:
         self._writer.append([events.Text(text=TEXT)])
@@ -85,7 +85,7 @@ class _Bare:
 
     def __init__(self, url: str) -> None:
         self._run_id, self._seq = new_id(), 0
-        self._script = connect(url).register_script(BARE)
+        self._script = connect(url, kernel_waits=True).client().register_script(BARE)
         self._payload = events.encode(events.Text(text=TEXT, run_id=self._run_id, seq=1, at=time.time()))
 
     def append(self) -> None:

@@ -135,7 +135,7 @@ class Slots:
 
     def _make_worker(self, lane: Lane, name: str) -> SlotWorker:
         settings = self._settings
-        redis = connect(settings.redis_url, retries=CONNECTION_RETRIES, connections=8)
+        redis = connect(settings.redis_url, retries=CONNECTION_RETRIES, connections=8, kernel_waits=True)
         log, store = _runs_of(redis, settings, holding=True)
         slot = jobs.Slot(
             name=name,
