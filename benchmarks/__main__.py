@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[Part], None]] = {
 }
 
 
-PART_SECONDS = 180
+PART_SECONDS = 300
 
 
 class TooLong(Exception):

@@ -68,7 +68,7 @@ BARS = (
         "at most 30 ms over the bare CLI",
         other="new chat, cold: bare CLI",
     ),
-    _ahead("second turn, warm", GATE, 1),
+    _ahead("next turn, warm", GATE, 1),
     _ahead("12 new chats at once, warm", PROXY, 5),
     _ahead("12 new chats at once, warm", GATE, 5),
     Bar("latency", "50 runs: Heartline behind Caddy", "value", 1.5, "p50 at most 1.5 ms"),

@@ -16,13 +16,13 @@ from tests.deployment import Deployment, eventually
 
 
 class Contestant(Protocol):
-    """`ready`, `new_chats`, then perhaps `ready_again` and `second_turn`, and `rest`. Only the two that return seconds
+    """`ready`, `new_chats`, then perhaps `ready_again` and `next_turn`, and `rest`. Only the two that return seconds
     are measured; the others return when the contestant uses no CPU any more."""
 
     def ready(self, chats: int) -> None: ...
     def new_chats(self, chats: int) -> list[float]: ...
     def ready_again(self) -> None: ...
-    def second_turn(self) -> float: ...
+    def next_turn(self) -> float: ...
     def rest(self) -> None: ...
 
 
@@ -54,7 +54,7 @@ class Bare:
         else:
             self._used[-1].close()
 
-    def second_turn(self) -> float:
+    def next_turn(self) -> float:
         return at_once([self._ask_again])[0]
 
     def _ask_again(self) -> float:
@@ -83,7 +83,9 @@ class Served:
         return at_once([self._ask_new] * chats)
 
     def _ask_new(self) -> float:
-        messages = [{"role": "user", "content": _prompt()}]
+        return self._ask([{"role": "user", "content": _prompt()}])
+
+    def _ask(self, messages: Messages) -> float:
         first, answer = self._endpoint.ask(messages)
         self._messages = [*messages, {"role": "assistant", "content": answer}]
         return first
@@ -91,9 +93,11 @@ class Served:
     def ready_again(self) -> None:
         machine.wait_until_quiet(self._pids)
 
-    def second_turn(self) -> float:
-        messages = [*self._messages, {"role": "user", "content": _prompt()}]
-        return at_once([lambda: self._endpoint.ask(messages)[0]])[0]
+    def next_turn(self) -> float:
+        return at_once([self._ask_again])[0]
+
+    def _ask_again(self) -> float:
+        return self._ask([*self._messages, {"role": "user", "content": _prompt()}])
 
     def rest(self) -> None:
         machine.wait_until_quiet(self._pids)

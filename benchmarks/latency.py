@@ -1,8 +1,10 @@
 """The time from a CLI's write of an event to the client's read of it, beside the same writes into a bare pipe and into
 a bare socket.
 
-As many fake CLIs as runs; each writes 20 events a second, with the moment of the writing in each. They start together,
-when all are up, but not in step. One reader with one selector reads them all, in each of the three ways.
+As many fake CLIs as runs; each writes 20 events a second, with the moment of the writing in each. They begin together,
+when all are up, but not in step, and end one after the other: so the ends of runs are in it, as work that events of
+other runs wait for, but not a crowd of ends, which no agents make. One reader with one selector reads them all, in
+each of the three ways.
 """
 
 import contextlib
@@ -34,6 +36,9 @@ GROWTH = RUNS[1:]
 ROUNDS = 2
 PER_SECOND = 20
 BEATS = 60
+"""Of the run that ends first."""
+MORE_BEATS = 40
+"""Of the run that ends last; the others' ends are in between, at equal distances."""
 MOMENT = re.compile(rb"@(\d+\.\d+)@")
 UP = metronome.UP.encode()
 PATIENCE_SECONDS = 60.0
@@ -71,11 +76,18 @@ def _at(part: Part, runs: int) -> float:
     part.times(names[0], pipe.seconds)
     part.times(names[1], wire.seconds, names[0])
     part.times(names[2], ours.seconds, names[1])
-    part.value(f"{at}: lost", "events", ROUNDS * runs * BEATS - len(ours.seconds))
+    part.value(
+        f"{at}: lost", "events", ROUNDS * sum(_beats(number, runs) for number in range(runs)) - len(ours.seconds)
+    )
     generator = f"{at}: CPU of an event, the fake CLI"
     part.value(generator, "µs", pipe.cost)
     part.value(f"{at}: CPU of an event, the stack", "µs", ours.cost, generator)
     return ours.cost
+
+
+def _beats(number: int, runs: int) -> int:
+    """How many events the run of this number writes."""
+    return BEATS + MORE_BEATS * number // runs
 
 
 class Measured:
@@ -102,7 +114,8 @@ class Band:
         self._up: set[int] = set()
 
     def prompt(self, number: int) -> str:
-        beat = {"offset": number / self.runs / PER_SECOND, "interval": 1 / PER_SECOND, "beats": BEATS}
+        offset = number / self.runs / PER_SECOND
+        beat = {"offset": offset, "interval": 1 / PER_SECOND, "beats": _beats(number, self.runs)}
         return json.dumps({"gate": str(self.gate), **beat})
 
     def play(self, read: Callable[[float], Sources], measured: Measured, cpu: Callable[[], float]) -> None:
@@ -112,7 +125,7 @@ class Band:
             assert time.monotonic() < deadline, f"{self.runs - len(self._up)} fake CLIs are not up"
             for number, data in read(0.5):
                 self.hear(number, data)
-        expected = len(measured.seconds) + self.runs * BEATS
+        expected = len(measured.seconds) + sum(_beats(number, self.runs) for number in range(self.runs))
         before, silent = cpu(), 0
         opened = os.open(self.gate, os.O_WRONLY)
         try:

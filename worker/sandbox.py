@@ -58,6 +58,10 @@ _PROC_OF_ROOT = tuple(f"/proc/{name}" for name in ("acpi", "bus", "fs", "irq", "
 _FILES_NAMED = ("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
 """Variables whose value is a path that the CLI must be able to read."""
 
+MIGRATED = '{"migrationVersion":15}'
+"""The CLI's own file in a home that is new. Without it the CLI first brings what is not there up to date: 15 of the
+20 ms that a new home costs it (seen with 2.1.329, which writes this number itself)."""
+
 _CREDENTIALS = (
     "ALL_INPUTS", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_AWS_API_KEY", "ANTHROPIC_CUSTOM_HEADERS",
     "ANTHROPIC_FOUNDRY_API_KEY", "ANTHROPIC_FOUNDRY_AUTH_TOKEN", "ANTHROPIC_IDENTITY_TOKEN",
@@ -160,7 +164,9 @@ class Bubblewrap:
         return private / "home" / ".claude"
 
     def wrap(self, command: Command, *, workspace: Path, private: Path, profile: Profile) -> Command:
-        (private / "home" / ".claude").mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = self.config(private, command.environment)
+        config.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (config / ".claude.json").write_text(MIGRATED, encoding="utf-8")
         environment = {**command.environment, **self._environment(profile)}
         if not self._no_tool_wall:
             script = private / _TOOL_SHELL.name

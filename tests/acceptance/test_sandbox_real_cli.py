@@ -1,8 +1,10 @@
 """What a model's commands can reach, with the real CLI; with the sandbox, and what works without one."""
 
 import contextlib
+import json
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tests.deployment import Deployment, chat, eventually
 from tests.doubles.anthropic_api import ScriptedApi, Text, ToolUse, Turn
 from worker.command import prepare
 from worker.process import Process, marked
-from worker.sandbox import NoSandbox, Sandbox, choose
+from worker.sandbox import MIGRATED, NoSandbox, Sandbox, choose
 from worker.workspace import Workspaces
 
 KEY = "the-operators-key-0123456789"
@@ -285,6 +287,19 @@ def test_the_network_is_there_for_those_who_may_use_it(
 def test_without_network_the_clis_own_online_tools_are_denied(confined: Deployment, api: ScriptedApi) -> None:
     fetch = ToolUse("WebFetch", {"url": "http://127.0.0.1:9/", "prompt": "x"})
     assert "disabled" in tried(confined, api, fetch, model="offline")
+
+
+def test_a_new_home_is_as_up_to_date_as_the_cli_would_make_it(
+    tmp_path: Path, claude_bin: str, api: ScriptedApi
+) -> None:
+    api.script("for the first time", Turn(Text("hello")))
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ANTHROPIC_BASE_URL": api.base_url}
+    environ["ANTHROPIC_API_KEY"] = KEY
+    asked = [claude_bin, "-p", "for the first time"]
+    done = subprocess.run(asked, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "hello\n"
+    own = json.loads((tmp_path / ".claude.json").read_text())
+    assert own["migrationVersion"] == json.loads(MIGRATED)["migrationVersion"]
 
 
 @pytest.mark.parametrize("sandbox", ["bwrap", "off"])

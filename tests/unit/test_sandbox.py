@@ -9,7 +9,7 @@ from core.errors import ConfigurationError
 from core.profiles import Profile
 from core.settings import Settings
 from worker.command import Command
-from worker.sandbox import Bubblewrap, NoSandbox, check, choose
+from worker.sandbox import MIGRATED, Bubblewrap, NoSandbox, check, choose
 
 PLAIN = Profile(id="plain")
 
@@ -157,6 +157,11 @@ def test_the_tools_shell_hides_what_is_the_clis(private: Path) -> None:
 @pytest.mark.parametrize("network", [True, False])
 def test_the_network_is_cut_where_the_profile_says_so(private: Path, network: bool) -> None:
     assert ("--unshare-net" in tool_shell(private, Profile(id="p", network=network))) is not network
+
+
+def test_a_new_home_has_nothing_to_be_brought_up_to_date(private: Path) -> None:
+    wrapped(private)
+    assert (private / "home" / ".claude" / ".claude.json").read_text() == MIGRATED
 
 
 def test_only_the_worker_can_read_the_tools_shell(private: Path) -> None:
