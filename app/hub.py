@@ -54,14 +54,15 @@ class Entry:
 class Feed:
     """The newest events of one run on this replica: a window without holes, and the signal that it moved."""
 
-    __slots__ = ("_moved", "_recent", "confirmations", "live", "run_id", "watchers")
+    __slots__ = ("_moved", "_newest", "_recent", "confirmations", "live", "run_id", "watchers")
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.watchers = 0
         self.live = False  # whether messages can be expected to arrive
         self.confirmations = 0  # each one is a moment before which messages may have been lost
-        self._recent: deque[Entry] = deque()
+        self._newest = 0  # the last seq that came, be it kept or not; 0 while none has
+        self._recent: deque[Entry] = deque()  # what is kept: it ends with the newest, if there is anything
         self._moved = Signal()
 
     def confirm(self) -> None:
@@ -77,11 +78,11 @@ class Feed:
 
     def publish(self, entry: Entry) -> bool:
         """Take a message from the channel; returns whether it is kept."""
-        last = self._recent[-1].seq if self._recent else None
-        if last is not None and entry.seq <= last:
+        if entry.seq <= self._newest:
             return False
-        if last is not None and entry.seq > last + 1:
+        if entry.seq > self._newest + 1:
             self._recent.clear()
+        self._newest = entry.seq
         self._recent.append(entry)
         self.wake()
         return True
@@ -93,8 +94,7 @@ class Feed:
 
     def after(self, cursor: int) -> list[Entry] | None:
         """What is known behind `cursor`, at most a page of it, or None when the window starts too late to say."""
-        recent = self._recent
-        behind = recent[-1].seq - cursor if recent else 0
+        recent, behind = self._recent, self._newest - cursor
         if behind <= 0:
             return []
         if behind > len(recent):

@@ -1,7 +1,8 @@
-"""What a relay does when Redis has lost the end of a log."""
+"""What a relay does when Redis has lost the end of a log, or the replica what has just come."""
 
 import time
 
+import pytest
 from redis import Redis
 
 from app.dialects.native import NativeStream
@@ -15,12 +16,39 @@ from core.runs import RunStore
 from core.taking_turns import TakingTurns
 
 
-def test_a_run_that_ended_before_what_the_client_has_read_is_lost_for_it(redis: "Redis", redis_url: str) -> None:
+def started(redis: "Redis", log: EventLog) -> tuple[Run, Writer]:
     run = Run(id=new_id(), owner="alice", profile="chat", model="chat", created_at=time.time(), detach=True)
-    log = EventLog(redis, 100)
     RunStore(redis, 100).create(run, RunRequest(messages=(Message("user", "?"),)))
     writer = Writer(log, run.id)
     writer.start("slot1")
+    return run, writer
+
+
+def test_what_others_have_pushed_out_before_it_was_read_comes_from_the_log_at_once(
+    redis: "Redis", redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.hub.RECENT_BYTES", 1)
+    log, hub = EventLog(redis, 100), Hub(redis_url)
+    (run, writer), (other, talkative) = started(redis, log), started(redis, log)
+    relay = Relay(hub, log, RunQueue(redis, 100), TakingTurns(redis), heartbeat_seconds=0.5)
+    streams = [relay.stream(each, NativeStream()) for each in (run, other)]
+    for stream in streams:
+        assert b'"type":"started"' in next(filter(lambda chunk: b"data:" in chunk, stream))
+    for each, its_writer in ((run, writer), (other, talkative)):
+        hub._dispatch([b"subscribe", keys.channel(each.id).encode(), 1])
+        its_writer.append([events.Text(text="at once")])
+    for stream in streams:
+        assert b"at once" in next(stream)
+    for each, its_writer in ((run, writer), (other, talkative)):
+        its_writer.append([events.Text(text="and again")])
+        hub._dispatch([b"message", keys.channel(each.id).encode(), log.read(each.id)[-1]])
+    for stream in streams:
+        assert b"and again" in next(stream)
+
+
+def test_a_run_that_ended_before_what_the_client_has_read_is_lost_for_it(redis: "Redis", redis_url: str) -> None:
+    log = EventLog(redis, 100)
+    run, writer = started(redis, log)
     writer.append([events.Text(text="one")])
     writer.append([events.Reasoning(text="two")])
     relay = Relay(Hub(redis_url), log, RunQueue(redis, 100), TakingTurns(redis), heartbeat_seconds=0.01)
