@@ -118,6 +118,8 @@ class Recent:
     def __init__(self) -> None:
         self._held: deque[tuple[Feed, Entry]] = deque()
         self._bytes = 0
+        self.fresh_bytes = 0
+        """What has come since the watchers could last look."""
 
     def publish(self, feed: Feed, entry: Entry) -> None:
         """Give the feed its newest entry, and make room for it."""
@@ -125,6 +127,7 @@ class Recent:
             return
         self._held.append((feed, entry))
         self._bytes += entry.weight
+        self.fresh_bytes += entry.weight
         while self._bytes > RECENT_BYTES and len(self._held) > 1:
             oldest_feed, oldest = self._held.popleft()
             self._bytes -= oldest.weight
@@ -231,6 +234,9 @@ class Hub:
             self._heard = True
             if isinstance(message, list):
                 self._dispatch(message)
+            if self._recent.fresh_bytes > RECENT_BYTES // 2:
+                self._recent.fresh_bytes = 0
+                gevent.sleep(0)  # what is pushed out before it was looked at would have to be read from the log
 
     def _dispatch(self, message: list[Any]) -> None:
         kind, channel, *rest = message

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.5
 PLACE_EVERY_SECONDS = 1.0
 READ_AGAIN = -1
+STEPS = 64
+"""In so many steps a heartbeat's time is counted: watchers that are due in the same one wake together. Alone, each
+would wake a process that sleeps, and find nothing of what it needs in the processor's caches."""
 CHUNK_BYTES = 64 * 1024
 """About how much is written at a time: a client that is slow to take it has the replica hold so much, and no more."""
 TAKING_TURNS = 0
@@ -158,7 +161,7 @@ class Watch:
             if self._relay.drain.is_over_for(self._dialect, self._lot):
                 yield from self._write(self._dialect.farewell())
                 return "drained"
-            if self._silent_for() >= self._relay.heartbeat_seconds:
+            if self._relay.clock() >= self._heartbeat_at():
                 if self._log_is_gone():
                     yield from self._write(self._dialect.lost())
                     return "lost"
@@ -174,8 +177,10 @@ class Watch:
             yield data
             self._written_at = self._relay.clock()
 
-    def _silent_for(self) -> float:
-        return self._relay.clock() - self._written_at
+    def _heartbeat_at(self) -> float:
+        """When the client must have got something: at the end of the last step within the heartbeat's time."""
+        step = self._relay.heartbeat_seconds / STEPS
+        return (self._written_at + self._relay.heartbeat_seconds) // step * step
 
     def _next(self) -> list[Entry]:
         """What comes behind the cursor: from the feed when it is sure to have it, else from the log."""
@@ -234,7 +239,7 @@ class Watch:
 
     def _wait(self, signal: Signal) -> None:
         """Until the feed moves, or something else is due."""
-        pause = self._relay.heartbeat_seconds - self._silent_for()
+        pause = self._heartbeat_at() - self._relay.clock()
         if self._waiting:
             pause = min(pause, PLACE_EVERY_SECONDS)
         if self._away or not self._feed.live:
