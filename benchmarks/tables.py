@@ -87,5 +87,6 @@ def as_markdown(rows: Table) -> str:
 def _shown(verdict: Verdict) -> str:
     if verdict.found is None:
         return "—"
-    sign = "× " if verdict.bar.quantity in ("ahead", "times") else "+" if verdict.bar.quantity == "over" else ""
+    over = verdict.bar.quantity == "over" and verdict.found > 0
+    sign = "× " if verdict.bar.quantity in ("ahead", "times") else "+" if over else ""
     return f"{sign}{number(verdict.found)}"
