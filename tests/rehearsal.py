@@ -50,8 +50,9 @@ def main() -> int:
 def settings() -> dict[str, object]:
     """Of the file's API, but for where things are, and how long a drain takes."""
     given = compose.read()["services"]["api-1"]["environment"]
-    found = {name.removeprefix("HEARTLINE_").lower(): value for name, value in given.items()}
-    del found["bind"], found["api_keys_file"]
+    ours = {name: value for name, value in given.items() if name.startswith("HEARTLINE_")}
+    found = {name.removeprefix("HEARTLINE_").lower(): value for name, value in ours.items()}
+    del found["bind"], found["api_keys_file"], found["operators"]
     slots = (READERS + CHATTERS) // WORKERS
     return {**found, "drain_seconds": DRAIN_SECONDS, "worker_slots": slots, "models_file": MODELS}
 

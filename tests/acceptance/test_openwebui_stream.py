@@ -73,7 +73,8 @@ def asking(heartline: Deployment, prompt: str) -> Iterator[Reader]:
 
 def where_a_tool_waits(heartline: Deployment) -> Path:
     """The folder in which one runs."""
-    return eventually(lambda: next((heartline.folder / "state").rglob("waiting"), None)).parent  # type: ignore[union-attr]
+    workspaces = heartline.folder / "state" / "workspaces"  # elsewhere the CLI's files come and go meanwhile
+    return eventually(lambda: next(workspaces.rglob("waiting"), None)).parent  # type: ignore[union-attr]
 
 
 def test_a_card_is_open_while_its_tool_runs_and_everything_is_in_order(heartline: Deployment, api: ScriptedApi) -> None:

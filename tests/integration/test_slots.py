@@ -61,8 +61,8 @@ def status(redis: "Redis", run: Run) -> Status:
 def test_each_slot_is_a_worker_in_rqs_registry_with_its_job(slots: Slots, redis: "Redis") -> None:
     run = submit(redis, json.dumps({"text": ["x"], "interval": 60, "repeat": 2}))
     eventually(lambda: status(redis, run) is Status.RUNNING)
+    eventually(lambda: len(SimpleWorker.all(redis, serializer=JSONSerializer)) == 2)
     workers = SimpleWorker.all(redis, serializer=JSONSerializer)
-    assert len(workers) == 2
     assert [worker.get_current_job_id() for worker in workers if worker.get_current_job_id()] == [run.id]
     line = Queue(Lane.RUNS.value, connection=redis, serializer=JSONSerializer)
     assert line.started_job_registry.get_job_ids() == [run.id]

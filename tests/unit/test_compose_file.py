@@ -12,7 +12,7 @@ import yaml
 
 from core import settings
 from core.settings import Settings
-from tests import compose
+from tests import compose, rehearsal
 from tests.compose import seconds
 from tests.deployment import PROJECT
 
@@ -242,3 +242,9 @@ def test_the_image_holds_what_runs_and_no_more() -> None:
     state = lines_of("Dockerfile", r"HEARTLINE_STATE_DIR=(\S+)$")
     assert state.startswith("/var/lib/heartline/")
     assert "state:/var/lib/heartline" in SERVICES["worker"]["volumes"]
+
+
+def test_the_rehearsal_takes_its_settings_from_the_file() -> None:
+    given = {f"HEARTLINE_{name.upper()}": str(value) for name, value in rehearsal.settings().items()}
+    known = settings.load({**given, "HEARTLINE_API_KEYS": "alice:a-key-of-sixteen-characters"}, dotenv=None)
+    assert known.heartbeat_seconds == float(SERVICES["api-1"]["environment"]["HEARTLINE_HEARTBEAT_SECONDS"])
