@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[Part], None]] = {
 }
 
 
-PART_SECONDS = 300
+PART_SECONDS = 360
 
 
 class TooLong(Exception):

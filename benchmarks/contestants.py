@@ -1,5 +1,6 @@
 """Who is asked for a first word: the bare CLI, Heartline and its peers, each with the same way of being asked."""
 
+import functools
 import re
 import uuid
 from collections.abc import Mapping
@@ -16,13 +17,13 @@ from tests.deployment import Deployment, eventually
 
 
 class Contestant(Protocol):
-    """`ready`, `new_chats`, then perhaps `ready_again` and `next_turn`, and `rest`. Only the two that return seconds
-    are measured; the others return when the contestant uses no CPU any more."""
+    """`ready`, `new_chats`, then perhaps `ready_again` and `next_turns`, and `rest`. Only the two that return seconds
+    are measured, one for each chat; the others return when the contestant uses no CPU any more."""
 
     def ready(self, chats: int) -> None: ...
     def new_chats(self, chats: int) -> list[float]: ...
     def ready_again(self) -> None: ...
-    def next_turn(self) -> float: ...
+    def next_turns(self) -> list[float]: ...
     def rest(self) -> None: ...
 
 
@@ -33,7 +34,7 @@ class Bare:
         self._given = (claude_bin, environment, folder)
         self._warm = warm
         self._waiting: list[BareCli] = []
-        self._used: list[BareCli] = []
+        self._chats: list[BareCli] = []
 
     def ready(self, chats: int) -> None:
         if self._warm:
@@ -45,27 +46,28 @@ class Bare:
 
     def _ask_new(self) -> float:
         cli = self._waiting.pop() if self._warm else BareCli(*self._given)
-        self._used.append(cli)
+        self._chats.append(cli)
         return cli.ask(_prompt())
 
     def ready_again(self) -> None:
         if self._warm:
-            machine.wait_until_quiet(cli.pid for cli in self._used)
+            machine.wait_until_quiet(cli.pid for cli in self._chats)
         else:
-            self._used[-1].close()
+            for cli in self._chats:
+                cli.close()
 
-    def next_turn(self) -> float:
-        return at_once([self._ask_again])[0]
+    def next_turns(self) -> list[float]:
+        return at_once([functools.partial(self._ask_again, number) for number in range(len(self._chats))])
 
-    def _ask_again(self) -> float:
+    def _ask_again(self, number: int) -> float:
         if not self._warm:
-            self._used.append(BareCli(*self._given, after=self._used[-1]))
-        return self._used[-1].ask(_prompt())
+            self._chats[number] = BareCli(*self._given, after=self._chats[number])
+        return self._chats[number].ask(_prompt())
 
     def rest(self) -> None:
-        for cli in (*self._used, *self._waiting):
+        for cli in (*self._chats, *self._waiting):
             cli.close()
-        self._used, self._waiting = [], []
+        self._chats, self._waiting = [], []
 
 
 class Served:
@@ -74,30 +76,26 @@ class Served:
     def __init__(self, endpoint: Endpoint, pids: list[int]) -> None:
         self._endpoint = endpoint
         self._pids = pids
-        self._messages: Messages = []
+        self._chats: list[Messages] = []
 
     def ready(self, chats: int) -> None:
         machine.wait_until_quiet(self._pids)
 
     def new_chats(self, chats: int) -> list[float]:
-        return at_once([self._ask_new] * chats)
-
-    def _ask_new(self) -> float:
-        return self._ask([{"role": "user", "content": _prompt()}])
-
-    def _ask(self, messages: Messages) -> float:
-        first, answer = self._endpoint.ask(messages)
-        self._messages = [*messages, {"role": "assistant", "content": answer}]
-        return first
+        self._chats = [[] for _ in range(chats)]
+        return self.next_turns()
 
     def ready_again(self) -> None:
         machine.wait_until_quiet(self._pids)
 
-    def next_turn(self) -> float:
-        return at_once([self._ask_again])[0]
+    def next_turns(self) -> list[float]:
+        return at_once([functools.partial(self._ask, messages) for messages in self._chats])
 
-    def _ask_again(self) -> float:
-        return self._ask([*self._messages, {"role": "user", "content": _prompt()}])
+    def _ask(self, messages: Messages) -> float:
+        messages.append({"role": "user", "content": _prompt()})
+        first, answer = self._endpoint.ask(messages)
+        messages.append({"role": "assistant", "content": answer})
+        return first
 
     def rest(self) -> None:
         machine.wait_until_quiet(self._pids)
@@ -116,7 +114,7 @@ class Warm(Served):
         self.rest()
 
     def ready_again(self) -> None:
-        eventually(lambda: self._waiting("kept") >= 1, what="a CLI is kept")
+        eventually(lambda: self._waiting("kept") >= len(self._chats), what="their CLIs are kept")
         self.rest()
 
     def rest(self) -> None:

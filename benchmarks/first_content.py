@@ -118,7 +118,7 @@ def _one_at_a_time(part: Part, everyone: dict[Names, Contestant]) -> None:
             turns = []
             for _ in range(TURNS):
                 contestant.ready_again()
-                turns.append(contestant.next_turn())
+                turns += contestant.next_turns()
             contestant.rest()
             if number:  # the first of each only warms the machine's caches
                 first[names] += new
@@ -132,15 +132,20 @@ def _several_at_once(part: Part, everyone: dict[Names, Contestant]) -> None:
     for chats in reversed(AT_ONCE):
         asked = everyone if chats == AT_ONCE[-1] else costs  # the peers, which take long, at the largest scale only
         found, last = defaultdict[Names, list[float]](list), defaultdict[Names, list[float]](list)
+        turns = defaultdict[Names, list[float]](list)
         for _ in range(ROUNDS_AT_ONCE[chats]):
             for names in asked:
                 contestant = everyone[names]
                 contestant.ready(chats)
                 seconds = contestant.new_chats(chats)
+                if asked is everyone:
+                    contestant.ready_again()
+                    turns[names] += contestant.next_turns()
                 contestant.rest()
                 found[names] += seconds
                 last[names].append(max(seconds))
         _note(part, f"{chats} new chats at once", found)
+        _note(part, f"{chats} next turns at once", turns)
         for names, measured in costs.items():
             measured.append((chats, 1000 * percentile(sorted(last[names]), 50) / chats))
     for (mode, who), measured in costs.items():
