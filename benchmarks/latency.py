@@ -76,9 +76,7 @@ def _at(part: Part, runs: int) -> float:
     part.times(names[0], pipe.seconds)
     part.times(names[1], wire.seconds, names[0])
     part.times(names[2], ours.seconds, names[1])
-    part.value(
-        f"{at}: lost", "events", ROUNDS * sum(_beats(number, runs) for number in range(runs)) - len(ours.seconds)
-    )
+    part.value(f"{at}: lost", "events", ROUNDS * _all_beats(runs) - len(ours.seconds))
     generator = f"{at}: CPU of an event, the fake CLI"
     part.value(generator, "µs", pipe.cost)
     measurable = generator if pipe.cost else ""  # a single run's may be less than the kernel's tick
@@ -89,6 +87,10 @@ def _at(part: Part, runs: int) -> float:
 def _beats(number: int, runs: int) -> int:
     """How many events the run of this number writes."""
     return BEATS + MORE_BEATS * number // runs
+
+
+def _all_beats(runs: int) -> int:
+    return sum(_beats(number, runs) for number in range(runs))
 
 
 class Measured:
@@ -126,7 +128,7 @@ class Band:
             assert time.monotonic() < deadline, f"{self.runs - len(self._up)} fake CLIs are not up"
             for number, data in read(0.5):
                 self.hear(number, data)
-        expected = len(measured.seconds) + sum(_beats(number, self.runs) for number in range(self.runs))
+        expected = len(measured.seconds) + _all_beats(self.runs)
         before, silent = cpu(), 0
         opened = os.open(self.gate, os.O_WRONLY)
         try:

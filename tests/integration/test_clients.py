@@ -13,7 +13,7 @@ from core.clients import AWAY, connect
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The URL of a server that accepts and says nothing until it is asked for the second time."""
+    """The URL of a server that answers redis-py's greeting, and nothing that follows it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         host, port = server.getsockname()
         held: list[socket.socket] = []
@@ -28,7 +28,6 @@ def silent() -> Iterator[str]:
                 threading.Thread(target=greet, args=(connection,), daemon=True).start()
 
         def greet(connection: socket.socket) -> None:
-            """Answers the greeting, and nothing that follows it."""
             while said := connection.recv(1 << 16):
                 if b"PING" not in said:
                     connection.sendall(b"+OK\r\n" * said.count(b"*"))

@@ -29,19 +29,19 @@ def test_what_others_have_pushed_out_before_it_was_read_comes_from_the_log_at_on
 ) -> None:
     monkeypatch.setattr("app.hub.RECENT_BYTES", 1)
     log, hub = EventLog(redis, 100), Hub(redis_url)
-    (run, writer), (other, talkative) = started(redis, log), started(redis, log)
+    both = [started(redis, log), started(redis, log)]
     relay = Relay(hub, log, RunQueue(redis, 100), TakingTurns(redis), heartbeat_seconds=0.5)
-    streams = [relay.stream(each, NativeStream()) for each in (run, other)]
+    streams = [relay.stream(run, NativeStream()) for run, _ in both]
     for stream in streams:
         assert b'"type":"started"' in next(filter(lambda chunk: b"data:" in chunk, stream))
-    for each, its_writer in ((run, writer), (other, talkative)):
-        hub._dispatch([b"subscribe", keys.channel(each.id).encode(), 1])
-        its_writer.append([events.Text(text="at once")])
+    for run, writer in both:
+        hub._dispatch([b"subscribe", keys.channel(run.id).encode(), 1])
+        writer.append([events.Text(text="at once")])
     for stream in streams:
         assert b"at once" in next(stream)
-    for each, its_writer in ((run, writer), (other, talkative)):
-        its_writer.append([events.Text(text="and again")])
-        hub._dispatch([b"message", keys.channel(each.id).encode(), log.read(each.id)[-1]])
+    for run, writer in both:
+        writer.append([events.Text(text="and again")])
+        hub._dispatch([b"message", keys.channel(run.id).encode(), log.read(run.id)[-1]])
     for stream in streams:
         assert b"and again" in next(stream)
 
