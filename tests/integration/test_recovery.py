@@ -39,7 +39,7 @@ class Sleepers:
         marks = {MARK: run_id or new_id()} | ({} if owner is None else {OWNER: owner})
         process = subprocess.Popen(["sleep", "600"], env={**os.environ, **marks}, start_new_session=True)
         self.started.append(process)
-        eventually(lambda: psutil.Process(process.pid).name() == "sleep")
+        eventually(lambda: MARK in psutil.Process(process.pid).environ(), what="its exec is over")
         return process
 
 
